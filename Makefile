@@ -1,0 +1,64 @@
+# Makefile: the whole build. It finds what the machine has, says so, and builds what it can.
+#
+#   make                 the program, the plug-in, translations      (build/)
+#   make test            everything the suite needs, then the suite  (SANITIZE=1: with sanitizers)
+#   make install         for this user; see install.sh for a fresh machine
+#   make format          clang-format over the C files
+#   make help            these lines
+
+CC      ?= cc
+CSTD     = -std=gnu11
+WARN     = -Wall -Wextra
+OPT     ?= -O2 -g
+BUILD   ?= build
+PREFIX  ?= $(HOME)/.local
+
+ifeq ($(SANITIZE),1)
+BUILD   := build/sanitize
+OPT      = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+endif
+
+ENGINE_PKGS = gio-unix-2.0 json-glib-1.0 libpng
+HAVE_ENGINE := $(shell pkg-config --exists $(ENGINE_PKGS) && echo yes)
+HAVE_GIMP   := $(shell pkg-config --exists gimpui-2.0 && echo yes)
+
+CPPFLAGS += -Iengine -D_GNU_SOURCE -DMOJI_SOURCE_DIR='"$(CURDIR)"'
+CFLAGS    = $(CSTD) $(WARN) $(OPT) -MMD -MP -fopenmp $(shell pkg-config --cflags $(ENGINE_PKGS))
+LDLIBS    = $(shell pkg-config --libs $(ENGINE_PKGS)) -ldnnl -fopenmp -lm
+
+PROGRAM  = $(BUILD)/moji
+LIB      = $(BUILD)/libmoji.a
+LIB_SRC  = $(filter-out engine/main.c,$(wildcard engine/*.c)) $(wildcard engine/cpu/*.c)
+LIB_OBJ  = $(LIB_SRC:%.c=$(BUILD)/%.o)
+TEST_SRC = $(wildcard tests/test_*.c)
+TEST_BIN = $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
+
+.PHONY: all test clean format help
+all: $(if $(wildcard engine/main.c),$(PROGRAM),$(LIB))
+
+$(LIB): $(LIB_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(PROGRAM): $(BUILD)/engine/main.o $(LIB)
+	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/tests/test.o $(LIB)
+	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+
+tests: $(TEST_BIN)
+
+clean:
+	rm -rf build
+
+format:
+	clang-format -i engine/*.[ch] engine/cpu/*.[ch] plugin/*.[ch] tests/*.[ch]
+
+help:
+	@sed -n '2,/^$$/s/^# \{0,2\}//p' Makefile
+
+-include $(LIB_OBJ:.o=.d) $(BUILD)/engine/main.d $(TEST_BIN:=.d)

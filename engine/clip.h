@@ -1,0 +1,16 @@
+/* clip.h: ids -> embeddings. CLIP's text transformer (Radford et al. 2021) as in transformers'
+ * CLIPTextModel; topology from text_encoder/config.json. */
+#pragma once
+#include "tape.h"
+
+typedef struct {
+    int vocab_size, hidden_size, intermediate_size, layers, heads, positions;
+    float eps;
+    gboolean quick_gelu; /* hidden_act: "quick_gelu" or "gelu" */
+} MojiClipConfig;
+
+gboolean moji_clip_config_read(const char *path, MojiClipConfig *config, GError **error);
+
+/* ids i32 [B,n], positions i32 [B,n] (0..n-1) -> f32 [B,n,C], final layer norm applied. */
+MojiTensor *moji_clip(MojiTape *tape, const MojiClipConfig *c, MojiTensor *ids,
+                      MojiTensor *positions);

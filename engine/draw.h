@@ -1,0 +1,61 @@
+/* draw.h: the whole way from a prompt to pixels. Start here to use libmoji.
+ *
+ *     MojiEngine *engine = moji_engine_new("auto", 0, &error);
+ *     g_autoptr(MojiRequest) r = moji_request_new();
+ *     r->prompt = g_strdup("grinning cat");
+ *     r->seed = 1;
+ *     GPtrArray *images = moji_engine_draw(engine, r, NULL, NULL, NULL, &error);
+ *     moji_image_write_png(images->pdata[0], "cat.png", &error);
+ *     g_ptr_array_unref(images);
+ *     moji_engine_free(engine);
+ *
+ * The engine keeps the last model loaded and its tapes prepared, so the second drawing starts at
+ * once. One engine draws one request at a time; it may be used from any one thread at a time. */
+#pragma once
+#include <gio/gio.h>
+#include "request.h"
+#include "image.h"
+
+typedef struct MojiEngine MojiEngine;
+
+/* backend: "auto", "cpu", ...; threads 0: one a core. */
+MojiEngine *moji_engine_new(const char *backend, int threads, GError **error);
+void moji_engine_free(MojiEngine *e);
+const char *moji_engine_describe(MojiEngine *e); /* one line about the backend */
+/* "f32", "bf16" or NULL for the backend's preferred type; takes effect with the next model load. */
+void moji_engine_set_type(MojiEngine *e, const char *type);
+/* NULL, or a folder where every arrow of the next drawings is written as .npy: ids, embeddings,
+ * noise, latents_NN, decoded. */
+void moji_engine_set_dump(MojiEngine *e, const char *folder);
+void moji_engine_unload(MojiEngine *e); /* drop the model, keep the engine */
+
+typedef enum {
+    MOJI_PHASE_LOADING, /* reading the model and preparing: step 0 of 0 */
+    MOJI_PHASE_TEXT,
+    MOJI_PHASE_STEP,    /* step of steps done */
+    MOJI_PHASE_DECODING,
+    MOJI_PHASE_CUTOUT,
+} MojiPhase;
+const char *moji_phase_name(MojiPhase phase); /* "loading", "text", "step", ... */
+
+typedef struct {
+    MojiPhase phase;
+    int step, steps;   /* across one picture */
+    int image, images; /* which of `count` */
+    /* A small RGB picture of the present estimate, or NULL; valid during the call only. */
+    const guint8 *preview;
+    int preview_width, preview_height;
+} MojiProgress;
+
+/* Called on the drawing thread. */
+typedef void (*MojiProgressFn)(const MojiProgress *progress, gpointer user_data);
+
+typedef struct { /* of the last drawing, in seconds */
+    double load, text, unet, vae, cutout, total;
+    int unet_calls;
+} MojiTimes;
+const MojiTimes *moji_engine_times(MojiEngine *e);
+
+/* MojiImage* elements, freed with the array; NULL on error. */
+GPtrArray *moji_engine_draw(MojiEngine *e, const MojiRequest *request, MojiProgressFn progress,
+                            gpointer user_data, GCancellable *cancellable, GError **error);

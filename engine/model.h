@@ -1,0 +1,61 @@
+/* model.h: a model folder in diffusers' layout, and its card.
+ *
+ *     MojiModel *m = moji_model_open("model/moji-mini", &error);
+ *     ... m->unet, m->unet_weights, m->card.steps ...
+ *     moji_model_free(m);
+ *
+ * model_index.json, tokenizer/, text_encoder/, unet/, vae/, scheduler/; weights as
+ * diffusion_pytorch_model.safetensors or model.safetensors, also with ".fp16" before the suffix.
+ * Topology comes from the config files, so moji_model_configs works without any weights.
+ * moji.json, if there, is the card: defaults and vocabulary for people. Without it the defaults are
+ * Stable Diffusion's: 50 steps of the model's own sampler, guidance 7.5, 512 px. */
+#pragma once
+#include "clip.h"
+#include "sampler.h"
+#include "tokenizer.h"
+#include "unet.h"
+#include "vae.h"
+#include "weights.h"
+
+typedef struct {
+    char *word;      /* "green" */
+    guint8 rgb[3];
+} MojiColour;
+
+typedef struct {
+    char *name, *version, *licence;
+    int steps, size;
+    double guidance;
+    char *sampler;            /* NULL: the scheduler's own class */
+    char *prompt;             /* template "{prompt}, {style}, {background} background"; or NULL */
+    char **styles;            /* NULL-terminated; empty if the model has none */
+    char *default_style;      /* or NULL */
+    MojiColour *backgrounds;  /* n_backgrounds */
+    int n_backgrounds;
+    char *default_background; /* a word, or NULL */
+} MojiCard;
+
+typedef struct {
+    char *folder;
+    MojiClipConfig clip;
+    MojiUnetConfig unet;
+    MojiVaeConfig vae;
+    MojiSamplerConfig sampler;
+    MojiCard card;
+    MojiTokenizer *tokenizer;                            /* NULL if opened without weights */
+    MojiWeights *clip_weights, *unet_weights, *vae_weights; /* likewise */
+} MojiModel;
+
+/* Checks that the parts fit each other (text width = cross attention, latent channels, lengths). */
+MojiModel *moji_model_open(const char *folder, GError **error);
+MojiModel *moji_model_configs(const char *folder, GError **error); /* no weights, no tokenizer */
+void moji_model_free(MojiModel *m);
+
+/* The folder of the bundled model: MOJI_MODEL in the environment, else beside the program
+ * (../share/moji/moji-mini), else where it was built. NULL if there is none. Caller frees. */
+char *moji_model_bundled(void);
+
+/* The text that the tokenizer gets: the card's template with each part that is given (a part left
+ * out takes its comma along); the prompt alone if the card has no template. Caller frees. */
+char *moji_card_prompt(const MojiCard *card, const char *prompt, const char *style,
+                       const char *background);

@@ -1,0 +1,33 @@
+/* request.h: what to draw. The command line, the plug-in and the wire all fill this one struct. */
+#pragma once
+#include "error.h"
+
+typedef struct {
+    char *prompt;
+    char *negative;     /* NULL or "": none */
+    char *style;        /* a style word of the model's card; NULL: the card's default; "none" */
+    char *background;   /* a colour word of the card or #rrggbb; NULL: the card's default */
+    char *sampler;      /* a name of sampler.h; NULL: the card's */
+    char *model;        /* a folder; NULL: the bundled one */
+    gint64 seed;        /* 0 to 2^63-1; -1: pick one, which the recipe then tells */
+    int steps;          /* 0: the card's */
+    double guidance;    /* below 0: the card's; 1: no guidance, half the work */
+    int size;           /* pixels on a side; 0: the card's */
+    int count;          /* pictures, seeds seed, seed+1, ...; 0 means 1 */
+    gboolean transparent; /* cut the flat background out */
+} MojiRequest;
+
+/* Everything at "the card's", seed -1. */
+MojiRequest *moji_request_new(void);
+MojiRequest *moji_request_copy(const MojiRequest *r);
+void moji_request_free(MojiRequest *r); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(MojiRequest, moji_request_free)
+
+/* MOJI_ERROR_USAGE names the setting, its value and the range: prompt not empty and valid UTF-8,
+ * steps 0..1000, size 0 or 64..2048 and a multiple of 8, count 0..64, guidance at most 100, ... */
+gboolean moji_request_check(const MojiRequest *r, GError **error);
+
+/* For the wire: a{sv} under the struct's names, unset fields left out. */
+GVariant *moji_request_to_variant(const MojiRequest *r);
+/* Unknown names and wrong types are MOJI_ERROR_USAGE. */
+MojiRequest *moji_request_from_variant(GVariant *dict, GError **error);

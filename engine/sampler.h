@@ -1,0 +1,64 @@
+/* sampler.h: the steps from noise to latents, as pure functions on host arrays.
+ *
+ *     MojiSampler *s = moji_sampler_new(&config, "ddim", 20, &error);
+ *     moji_sampler_start(s, x, count);                       // noise *= initial sigma
+ *     for (int i = 0; i < moji_sampler_calls(s); i++) {
+ *         moji_sampler_input(s, i, x, input, count);         // what the UNet is given
+ *         unet(input, moji_sampler_timestep(s, i), output);
+ *         moji_sampler_step(s, i, output, x, count, &random); // x <- next x
+ *     }
+ *
+ * Names: "pndm", "ddim", "euler", "euler-a", "dpm++2m", "dpm++2m-karras", "lcm". Numerics follow
+ * diffusers' PNDMScheduler (skip_prk_steps), DDIMScheduler, EulerDiscreteScheduler,
+ * EulerAncestralDiscreteScheduler, DPMSolverMultistepScheduler (dpmsolver++, midpoint) and
+ * LCMScheduler as made by Scheduler.from_config(pipe.scheduler.config), all in fp32. */
+#pragma once
+#include "error.h"
+#include "random.h"
+
+/* diffusers' scheduler_config.json. A field the file lacks is MOJI_SPACING_UNSET or its class
+ * default; sampler.c knows which default each class has. */
+typedef enum {
+    MOJI_SPACING_UNSET,
+    MOJI_SPACING_LEADING,
+    MOJI_SPACING_LINSPACE,
+    MOJI_SPACING_TRAILING,
+} MojiSpacing;
+
+typedef struct {
+    int train_steps;         /* num_train_timesteps, 1000 */
+    double beta_start, beta_end;
+    gboolean scaled_linear;  /* beta_schedule: "scaled_linear" or "linear" */
+    gboolean v_prediction;   /* prediction_type: "epsilon" or "v_prediction" */
+    gboolean zero_snr;       /* rescale_betas_zero_snr */
+    gboolean set_alpha_to_one;
+    gboolean clip_sample;
+    double clip_sample_range;
+    int steps_offset;
+    MojiSpacing spacing;
+    char class_name[64];     /* _class_name: the model's own sampler */
+} MojiSamplerConfig;
+
+gboolean moji_sampler_config_read(const char *path, MojiSamplerConfig *config, GError **error);
+
+typedef struct MojiSampler MojiSampler;
+
+const char *const *moji_sampler_names(void); /* NULL-terminated */
+/* name: one of the above, or NULL for the config's own class. steps: 1 to train_steps.
+ * MOJI_ERROR_USAGE for an unknown name, steps out of range, or a combination that cannot work
+ * (as PNDM with zero_snr), saying what can. */
+MojiSampler *moji_sampler_new(const MojiSamplerConfig *config, const char *name, int steps,
+                              GError **error);
+void moji_sampler_free(MojiSampler *s);
+
+int moji_sampler_calls(const MojiSampler *s); /* UNet evaluations; steps + 1 for PNDM */
+float moji_sampler_timestep(const MojiSampler *s, int call); /* may be fractional (Euler) */
+float moji_sampler_initial_sigma(const MojiSampler *s);
+void moji_sampler_start(MojiSampler *s, float *x, gsize count);
+void moji_sampler_input(MojiSampler *s, int call, const float *x, float *input, gsize count);
+/* random: the generator that made the initial noise; used by "euler-a" and "lcm" only. The noise
+ * is drawn in torch's NCHW order: shape is [1,C,h,w] of x, which is NHWC; channels tells C. */
+void moji_sampler_step(MojiSampler *s, int call, const float *output, float *x, gsize count,
+                       int channels, MojiRandom *random);
+/* The sampler's current estimate of the finished latents, for previews; valid after a step. */
+const float *moji_sampler_estimate(const MojiSampler *s);

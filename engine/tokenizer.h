@@ -1,0 +1,25 @@
+/* tokenizer.h: prompt -> ids, CLIP's byte-pair encoding.
+ *
+ *     MojiTokenizer *t = moji_tokenizer_open("sd14/tokenizer", 77, &error);
+ *     gint32 ids[77];
+ *     int used = moji_tokenizer_encode(t, "grinning cat", ids, NULL);
+ *     moji_tokenizer_free(t);
+ *
+ * Reads vocab.json and merges.txt; ids equal those of transformers' CLIPTokenizer (the fast one).
+ * Source: Radford et al. 2021 (CLIP), openai/CLIP simple_tokenizer.py. */
+#pragma once
+#include "error.h"
+
+typedef struct MojiTokenizer MojiTokenizer;
+
+/* length: ids per prompt, 77 for SD 1.x (tokenizer_config.json's model_max_length). */
+MojiTokenizer *moji_tokenizer_open(const char *folder, int length, GError **error);
+void moji_tokenizer_free(MojiTokenizer *t);
+int moji_tokenizer_length(const MojiTokenizer *t);
+int moji_tokenizer_vocabulary(const MojiTokenizer *t); /* number of ids */
+
+/* Writes moji_tokenizer_length ids: begin, the prompt's, end, then padding (the end token, unless
+ * the folder says another). Returns how many content tokens the prompt has, which may be more than
+ * fit (length - 2): the rest is cut, and *dropped, if not NULL, gets the text that was cut or NULL
+ * (caller frees). The prompt is UTF-8; invalid bytes are replaced. */
+int moji_tokenizer_encode(const MojiTokenizer *t, const char *prompt, gint32 *ids, char **dropped);

@@ -1,0 +1,42 @@
+/* weights.h: named tensors from safetensors files, read in place by memory map.
+ *
+ *     MojiWeights *w = moji_weights_open("unet/diffusion_pytorch_model.safetensors", &error);
+ *     const MojiWeight *t = moji_weights_find(w, "conv_in.weight");
+ *     ... t->data, t->type, t->dim ...
+ *     moji_weights_free(w);
+ *
+ * Format: https://huggingface.co/docs/safetensors. Every header field is checked against the file's
+ * size before anything is used: offsets in order, inside the file, no overlap, byte count equal to
+ * shape times type, header at most 100 MB, no duplicate names. */
+#pragma once
+#include "tape.h"
+
+typedef struct {
+    char *name;
+    MojiType type; /* MOJI_F32, MOJI_F16, MOJI_BF16, MOJI_I64, MOJI_I32 */
+    int rank;
+    gint64 dim[MOJI_MAX_RANK];
+    const void *data; /* little endian, in the map; aligned only to its element size or less */
+    gsize bytes;
+    /* What a backend made of it (reordered, converted), so that several tapes of one model share
+     * it: owned by whoever sets it through moji_weight_set_prepared, freed with the weights. */
+    GHashTable *prepared;
+} MojiWeight;
+
+/* MOJI_ERROR_FILE with the path and what is wrong with it. Owned by the caller. */
+MojiWeights *moji_weights_open(const char *path, GError **error);
+void moji_weights_free(MojiWeights *w); /* NULL is fine; tapes prepared with it must be gone */
+const char *moji_weights_path(const MojiWeights *w);
+
+/* NULL if there is none of that name. Owned by w. */
+MojiWeight *moji_weights_find(MojiWeights *w, const char *name);
+/* Lets `name` find the tensor stored as `stored`, for old spellings of module names. */
+void moji_weights_alias(MojiWeights *w, const char *name, const char *stored);
+GPtrArray *moji_weights_list(MojiWeights *w); /* of MojiWeight*, in file order; owned by w */
+GHashTable *moji_weights_metadata(MojiWeights *w); /* char* -> char*, owned by w */
+
+/* What a backend keeps with a weight, under a key of its own ("cpu bf16 ..."); value is released
+ * by `release` with the weights. Returns what is kept under that key, or NULL. */
+gpointer moji_weight_prepared(MojiWeight *t, const char *key);
+void moji_weight_set_prepared(MojiWeight *t, const char *key, gpointer value,
+                              GDestroyNotify release);

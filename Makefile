@@ -33,7 +33,7 @@ LIB_OBJ  = $(LIB_SRC:%.c=$(BUILD)/%.o)
 TEST_SRC = $(wildcard tests/test_*.c)
 TEST_BIN = $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
 
-.PHONY: all test clean format help
+.PHONY: all test fuzzers clean format help
 all: $(if $(wildcard engine/main.c),$(PROGRAM),$(LIB))
 
 $(LIB): $(LIB_OBJ)
@@ -52,6 +52,23 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/tests/test.o $(LIB)
 
 tests: $(TEST_BIN)
 
+# Fuzzers: build/fuzz/fuzz_X replays its corpus in the suite, build/libfuzzer/fuzz_X (clang) adds to it.
+FUZZ_SRC = $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_BIN = $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
+FUZZ_OPT = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined -fsanitize=address,undefined
+
+$(BUILD)/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/replay.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+
+build/libfuzzer/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_SRC)
+	$(MAKE) CC=clang BUILD=build/libfuzzer OPT='$(FUZZ_OPT),fuzzer-no-link' \
+	    build/libfuzzer/tests/fuzz/fuzz_$*.o build/libfuzzer/libmoji.a
+	clang $(FUZZ_OPT),fuzzer -o $@ build/libfuzzer/tests/fuzz/fuzz_$*.o \
+	    build/libfuzzer/libmoji.a $(LDLIBS)
+
+fuzzers: $(FUZZ_BIN)
+
 clean:
 	rm -rf build
 
@@ -61,4 +78,4 @@ format:
 help:
 	@sed -n '2,/^$$/s/^# \{0,2\}//p' Makefile
 
--include $(LIB_OBJ:.o=.d) $(BUILD)/engine/main.d $(TEST_BIN:=.d)
+-include $(LIB_OBJ:.o=.d) $(BUILD)/engine/main.d $(TEST_BIN:=.d) $(wildcard $(BUILD)/tests/fuzz/*.d)

@@ -6,8 +6,10 @@
  *     moji_weights_free(w);
  *
  * Format: https://huggingface.co/docs/safetensors. Every header field is checked against the file's
- * size before anything is used: offsets in order, inside the file, no overlap, byte count equal to
- * shape times type, header at most 100 MB, no duplicate names. */
+ * size before anything is used: data inside the file without overlap or gap, byte count equal to
+ * shape times type, header at most 100 MB, no duplicate names. Tensors of other types (F64, U8,
+ * F8...) or of a rank over 4 are passed over, so that a file that has them beside what is wanted
+ * works. The file must not be cut while it is open: a map of what is gone ends the process. */
 #pragma once
 #include "tape.h"
 
@@ -28,11 +30,17 @@ MojiWeights *moji_weights_open(const char *path, GError **error);
 void moji_weights_free(MojiWeights *w); /* NULL is fine; tapes prepared with it must be gone */
 const char *moji_weights_path(const MojiWeights *w);
 
+/* The same from memory, which it keeps a reference to; path is for errors. */
+MojiWeights *moji_weights_parse(GBytes *bytes, const char *path, GError **error);
+
 /* NULL if there is none of that name. Owned by w. */
 MojiWeight *moji_weights_find(MojiWeights *w, const char *name);
+/* Why it was not found, for an error: "not in the file" or "stored as F64, which ...". Owned by w.
+ */
+const char *moji_weights_absence(MojiWeights *w, const char *name);
 /* Lets `name` find the tensor stored as `stored`, for old spellings of module names. */
 void moji_weights_alias(MojiWeights *w, const char *name, const char *stored);
-GPtrArray *moji_weights_list(MojiWeights *w); /* of MojiWeight*, in file order; owned by w */
+GPtrArray *moji_weights_list(MojiWeights *w);      /* of MojiWeight*, in file order; owned by w */
 GHashTable *moji_weights_metadata(MojiWeights *w); /* char* -> char*, owned by w */
 
 /* What a backend keeps with a weight, under a key of its own ("cpu bf16 ..."); value is released

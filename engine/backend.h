@@ -18,7 +18,10 @@ struct MojiBackend {
     void (*write)(MojiBackend *b, void *memory, const void *host, gsize bytes);
     void (*read)(MojiBackend *b, const void *memory, void *host, gsize bytes);
 
-    /* Makes everything needed to run the tape's records on `block`; state is returned through
+    /* The offsets in the tape are settled: a record's out overlaps none of its inputs, except that
+     * where moji_op_in_place(op) it may be exactly in[0]'s memory (then of its size and type).
+     *
+     * Makes everything needed to run the tape's records on `block`; state is returned through
      * *prepared and handed back to run and unprepare. weight[id] is the MojiWeight of parameter
      * tensor id, NULL for other tensors; shapes and presence are checked already. */
     gboolean (*prepare)(MojiBackend *b, MojiTape *tape, void *block, MojiWeight **weight,

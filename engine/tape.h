@@ -164,7 +164,10 @@ MojiTensor *moji_tape_tensor(MojiTape *tape, int id);
  * reads the intermediate, then gives every input and activation an offset such that no two that are
  * live at once overlap. Call once, after the last recorder. */
 void moji_tape_plan(MojiTape *tape);
-gsize moji_tape_block_bytes(const MojiTape *tape);    /* the planned block */
+/* TRUE for silu, gelu, quick_gelu, scale and add: out may be exactly in[0]'s memory, so these must
+ * read an element of in[0] before they write it. (add's operands change places if only b dies.) */
+gboolean moji_op_in_place(MojiOp op);
+gsize moji_tape_block_bytes(const MojiTape *tape);     /* the planned block, 64-byte offsets */
 gsize moji_tape_unplanned_bytes(const MojiTape *tape); /* what it would be with no reuse */
 
 /* One line a record (number, op, shapes, type, offset, name), then a summary. Caller frees. */

@@ -8,7 +8,12 @@
  * diffusion_pytorch_model.safetensors or model.safetensors, also with ".fp16" before the suffix.
  * Topology comes from the config files, so moji_model_configs works without any weights.
  * moji.json, if there, is the card: defaults and vocabulary for people. Without it the defaults are
- * Stable Diffusion's: 50 steps of the model's own sampler, guidance 7.5, 512 px. */
+ * Stable Diffusion's: 50 steps of the model's own sampler, guidance 7.5, 512 px. All its members
+ * are optional and named as in MojiCard; "styles" is a list of words and "backgrounds" an object:
+ *
+ *     {"name": "moji-mini", "steps": 20, "size": 512, "guidance": 5, "sampler": "dpm++2m",
+ *      "prompt": "{prompt}, {style}, {background} background", "styles": ["flat", "glossy"],
+ *      "backgrounds": {"green": "#00b140", "white": "#ffffff"}, "default_background": "white"} */
 #pragma once
 #include "clip.h"
 #include "sampler.h"
@@ -18,7 +23,7 @@
 #include "weights.h"
 
 typedef struct {
-    char *word;      /* "green" */
+    char *word; /* "green" */
     guint8 rgb[3];
 } MojiColour;
 
@@ -26,11 +31,11 @@ typedef struct {
     char *name, *version, *licence;
     int steps, size;
     double guidance;
-    char *sampler;            /* NULL: the scheduler's own class */
-    char *prompt;             /* template "{prompt}, {style}, {background} background"; or NULL */
-    char **styles;            /* NULL-terminated; empty if the model has none */
-    char *default_style;      /* or NULL */
-    MojiColour *backgrounds;  /* n_backgrounds */
+    char *sampler;           /* NULL: the scheduler's own class */
+    char *prompt;            /* template "{prompt}, {style}, {background} background"; or NULL */
+    char **styles;           /* NULL-terminated; empty if the model has none */
+    char *default_style;     /* or NULL */
+    MojiColour *backgrounds; /* n_backgrounds */
     int n_backgrounds;
     char *default_background; /* a word, or NULL */
 } MojiCard;
@@ -42,7 +47,7 @@ typedef struct {
     MojiVaeConfig vae;
     MojiSamplerConfig sampler;
     MojiCard card;
-    MojiTokenizer *tokenizer;                            /* NULL if opened without weights */
+    MojiTokenizer *tokenizer;                               /* NULL if opened without weights */
     MojiWeights *clip_weights, *unet_weights, *vae_weights; /* likewise */
 } MojiModel;
 

@@ -1,0 +1,402 @@
+/* model.c: see model.h.
+ *
+ * The surprising rule: a folder may hold more than we read (safety_checker, feature_extractor,
+ * files of other frameworks) and is taken by what it has, not by the class its model_index.json
+ * names; parts that do not fit each other are refused here, so that no stage need ask again. */
+#include "model.h"
+#include "json.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const weight_names[] = {"diffusion_pytorch_model.safetensors",
+                                           "diffusion_pytorch_model.fp16.safetensors",
+                                           "model.safetensors", "model.fp16.safetensors", NULL};
+
+static void free_card(MojiCard *card)
+{
+    g_free(card->name);
+    g_free(card->version);
+    g_free(card->licence);
+    g_free(card->sampler);
+    g_free(card->prompt);
+    g_strfreev(card->styles);
+    g_free(card->default_style);
+    for (int i = 0; i < card->n_backgrounds; i++)
+        g_free(card->backgrounds[i].word);
+    g_free(card->backgrounds);
+    g_free(card->default_background);
+}
+
+void moji_model_free(MojiModel *m)
+{
+    if (!m)
+        return;
+    moji_tokenizer_free(m->tokenizer);
+    moji_weights_free(m->clip_weights);
+    moji_weights_free(m->unet_weights);
+    moji_weights_free(m->vae_weights);
+    free_card(&m->card);
+    g_free(m->folder);
+    g_free(m);
+}
+
+/* ---- the card ---- */
+
+static gboolean read_colour(const char *text, guint8 rgb[3])
+{
+    if (text[0] != '#' || strlen(text) != 7)
+        return FALSE;
+    for (int i = 0; i < 3; i++) {
+        int high = g_ascii_xdigit_value(text[1 + 2 * i]);
+        int low = g_ascii_xdigit_value(text[2 + 2 * i]);
+        if (high < 0 || low < 0)
+            return FALSE;
+        rgb[i] = high * 16 + low;
+    }
+    return TRUE;
+}
+
+static const char *text_of(JsonNode *node)
+{
+    return JSON_NODE_HOLDS_VALUE(node) && json_node_get_value_type(node) == G_TYPE_STRING
+               ? json_node_get_string(node)
+               : NULL;
+}
+
+static gboolean read_styles(JsonObject *root, const char *path, MojiCard *card, GError **error)
+{
+    JsonNode *node = json_object_get_member(root, "styles");
+    if (!node || JSON_NODE_HOLDS_NULL(node))
+        return TRUE;
+    if (!JSON_NODE_HOLDS_ARRAY(node)) {
+        moji_error_file(error, path, "\"styles\" is not a list of words");
+        return FALSE;
+    }
+    JsonArray *list = json_node_get_array(node);
+    g_autoptr(GPtrArray) styles = g_ptr_array_new_with_free_func(g_free);
+    for (guint i = 0; i < json_array_get_length(list); i++) {
+        const char *word = text_of(json_array_get_element(list, i));
+        if (!word || !*word) {
+            moji_error_file(error, path, "\"styles\" has an entry that is not a word");
+            return FALSE;
+        }
+        g_ptr_array_add(styles, g_strdup(word));
+    }
+    g_ptr_array_add(styles, NULL);
+    g_strfreev(card->styles);
+    card->styles = (char **)g_ptr_array_steal(styles, NULL);
+    return TRUE;
+}
+
+static gboolean read_backgrounds(JsonObject *root, const char *path, MojiCard *card, GError **error)
+{
+    JsonNode *node = json_object_get_member(root, "backgrounds");
+    if (!node || JSON_NODE_HOLDS_NULL(node))
+        return TRUE;
+    if (!JSON_NODE_HOLDS_OBJECT(node)) {
+        moji_error_file(error, path, "\"backgrounds\" is not an object of words and colours");
+        return FALSE;
+    }
+    JsonObject *o = json_node_get_object(node);
+    JsonObjectIter iter;
+    const char *word;
+    card->backgrounds = g_new0(MojiColour, json_object_get_size(o));
+    json_object_iter_init(&iter, o);
+    while (json_object_iter_next(&iter, &word, &node)) {
+        MojiColour *colour = &card->backgrounds[card->n_backgrounds];
+        const char *text = text_of(node);
+        if (!text || !read_colour(text, colour->rgb)) {
+            moji_error_file(error, path, "background \"%s\" is not a colour as \"#00b140\"", word);
+            return FALSE;
+        }
+        colour->word = g_strdup(word);
+        card->n_backgrounds++;
+    }
+    return TRUE;
+}
+
+static gboolean has_background(const MojiCard *card, const char *word)
+{
+    for (int i = 0; i < card->n_backgrounds; i++)
+        if (!strcmp(card->backgrounds[i].word, word))
+            return TRUE;
+    return FALSE;
+}
+
+static gboolean check_card(const MojiCard *card, const char *path, int factor, GError **error)
+{
+    if (card->prompt && !strstr(card->prompt, "{prompt}"))
+        moji_error_file(error, path, "\"prompt\" has no {prompt} in it");
+    else if (card->default_style &&
+             !g_strv_contains((const char *const *)card->styles, card->default_style))
+        moji_error_file(error, path, "\"default_style\" is \"%s\", which \"styles\" has not",
+                        card->default_style);
+    else if (card->default_background && !has_background(card, card->default_background))
+        moji_error_file(error, path,
+                        "\"default_background\" is \"%s\", which \"backgrounds\" has not",
+                        card->default_background);
+    else if (card->sampler && !g_strv_contains(moji_sampler_names(), card->sampler))
+        moji_error_file(error, path, "\"sampler\" is \"%s\", which is not known", card->sampler);
+    else if (card->size % factor)
+        moji_error_file(error, path, "\"size\" is %d, expected a multiple of %d, a latent's pixels",
+                        card->size, factor);
+    else if (card->guidance < 0 || card->guidance > 100)
+        moji_error_file(error, path, "\"guidance\" is %g, expected 0 to 100", card->guidance);
+    else
+        return TRUE;
+    return FALSE;
+}
+
+static gboolean read_card(MojiModel *m, GError **error)
+{
+    MojiCard *card = &m->card;
+    g_autofree char *path = g_build_filename(m->folder, "moji.json", NULL);
+    g_autofree char *base = g_path_get_basename(m->folder);
+    *card = (MojiCard){.name = g_filename_display_name(base),
+                       .version = g_strdup(""),
+                       .licence = g_strdup(""),
+                       .steps = 50,
+                       .size = 512,
+                       .guidance = 7.5,
+                       .styles = g_new0(char *, 1)};
+    if (!g_file_test(path, G_FILE_TEST_EXISTS))
+        return TRUE;
+
+    JsonObject *root;
+    g_autoptr(JsonParser) parser = moji_json_open(path, &root, error);
+    return parser && moji_json_string(root, path, "name", &card->name, error) &&
+           moji_json_string(root, path, "version", &card->version, error) &&
+           moji_json_string(root, path, "licence", &card->licence, error) &&
+           moji_json_int(root, path, "steps", 1, 1000, &card->steps, error) &&
+           moji_json_int(root, path, "size", 64, 2048, &card->size, error) &&
+           moji_json_double(root, path, "guidance", &card->guidance, error) &&
+           moji_json_string(root, path, "sampler", &card->sampler, error) &&
+           moji_json_string(root, path, "prompt", &card->prompt, error) &&
+           read_styles(root, path, card, error) &&
+           moji_json_string(root, path, "default_style", &card->default_style, error) &&
+           read_backgrounds(root, path, card, error) &&
+           moji_json_string(root, path, "default_background", &card->default_background, error) &&
+           check_card(card, path, moji_vae_factor(&m->vae), error);
+}
+
+/* Appends a part of the template with its words filled in; FALSE (and nothing appended) if it asks
+ * for one that is not given. One pass, so that braces in the prompt stay what they are. */
+static gboolean expand(GString *out, const char *part, const char *const value[3])
+{
+    static const char *const hole[3] = {"{prompt}", "{style}", "{background}"};
+    gsize start = out->len;
+    while (*part) {
+        int i = 0;
+        while (i < 3 && !g_str_has_prefix(part, hole[i]))
+            i++;
+        if (i == 3) {
+            g_string_append_c(out, *part++);
+            continue;
+        }
+        if (!value[i] || !*value[i]) {
+            g_string_truncate(out, start);
+            return FALSE;
+        }
+        g_string_append(out, value[i]);
+        part += strlen(hole[i]);
+    }
+    return TRUE;
+}
+
+char *moji_card_prompt(const MojiCard *card, const char *prompt, const char *style,
+                       const char *background)
+{
+    if (!card->prompt)
+        return g_strdup(prompt);
+    g_auto(GStrv) parts = g_strsplit(card->prompt, ",", -1);
+    const char *const value[3] = {prompt, style, background};
+    GString *out = g_string_new(NULL);
+    for (char **part = parts; *part; part++) {
+        gsize before = out->len;
+        if (before)
+            g_string_append_c(out, ',');
+        if (!expand(out, before ? *part : g_strchug(*part), value))
+            g_string_truncate(out, before);
+    }
+    return g_string_free(out, FALSE);
+}
+
+/* ---- the folder ---- */
+
+static gboolean check_folder(const char *folder, GError **error)
+{
+    g_autofree char *index = g_build_filename(folder, "model_index.json", NULL);
+    JsonObject *root;
+    if (!g_file_test(folder, G_FILE_TEST_EXISTS)) {
+        moji_error_file(error, folder, "there is no such model folder");
+        return FALSE;
+    }
+    if (!g_file_test(folder, G_FILE_TEST_IS_DIR)) {
+        moji_error_file(error, folder,
+                        "is a file, expected a model folder in diffusers' layout (convert a "
+                        "single-file checkpoint first)");
+        return FALSE;
+    }
+    if (!g_file_test(index, G_FILE_TEST_EXISTS)) {
+        moji_error_file(error, folder, "is not a model folder: it has no model_index.json");
+        return FALSE;
+    }
+    g_autoptr(JsonParser) parser = moji_json_open(index, &root, error);
+    if (!parser)
+        return FALSE;
+    if (json_object_has_member(root, "text_encoder_2") ||
+        json_object_has_member(root, "transformer")) {
+        moji_error_file(error, index, "is of another family, expected Stable Diffusion 1.x or 2.x");
+        return FALSE;
+    }
+    return TRUE;
+}
+
+/* Checks that the parts fit each other. */
+static gboolean check_fit(const MojiModel *m, GError **error)
+{
+    if (m->clip.hidden_size != m->unet.cross_attention_dim)
+        moji_error_file(error, m->folder,
+                        "text_encoder gives %d numbers a token (hidden_size), unet takes %d "
+                        "(cross_attention_dim)",
+                        m->clip.hidden_size, m->unet.cross_attention_dim);
+    else if (m->unet.in_channels != m->vae.latent_channels)
+        moji_error_file(error, m->folder,
+                        "unet takes %d channels (in_channels), vae has %d (latent_channels)%s",
+                        m->unet.in_channels, m->vae.latent_channels,
+                        m->unet.in_channels == 2 * m->vae.latent_channels + 1
+                            ? "; inpainting models are not supported"
+                            : "");
+    else if (m->unet.out_channels != m->vae.latent_channels)
+        moji_error_file(error, m->folder,
+                        "unet gives %d channels (out_channels), vae has %d (latent_channels)",
+                        m->unet.out_channels, m->vae.latent_channels);
+    else if (m->vae.out_channels != 3)
+        moji_error_file(error, m->folder, "vae gives %d channels (out_channels), expected 3",
+                        m->vae.out_channels);
+    else
+        return TRUE;
+    return FALSE;
+}
+
+MojiModel *moji_model_configs(const char *folder, GError **error)
+{
+    if (!check_folder(folder, error))
+        return NULL;
+    g_autofree char *clip = g_build_filename(folder, "text_encoder", "config.json", NULL);
+    g_autofree char *unet = g_build_filename(folder, "unet", "config.json", NULL);
+    g_autofree char *vae = g_build_filename(folder, "vae", "config.json", NULL);
+    g_autofree char *sampler = g_build_filename(folder, "scheduler", "scheduler_config.json", NULL);
+    MojiModel *m = g_new0(MojiModel, 1);
+    m->folder = g_strdup(folder);
+    if (!moji_clip_config_read(clip, &m->clip, error) ||
+        !moji_unet_config_read(unet, &m->unet, error) ||
+        !moji_vae_config_read(vae, &m->vae, error) ||
+        !moji_sampler_config_read(sampler, &m->sampler, error) || !check_fit(m, error) ||
+        !read_card(m, error)) {
+        moji_model_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+/* What a folder without weights we can read has in their place. Caller frees. */
+static char *other_weights(const char *folder)
+{
+    static const char *const kinds[] = {".bin",         ".ckpt",    ".pt",        ".pth",
+                                        ".safetensors", ".msgpack", ".index.json"};
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    g_autofree char *best = NULL;
+    const char *name;
+    while (dir && (name = g_dir_read_name(dir)))
+        for (guint i = 0; i < G_N_ELEMENTS(kinds); i++)
+            if (g_str_has_suffix(name, kinds[i]) && (!best || strcmp(name, best) < 0)) {
+                g_free(best);
+                best = g_strdup(name);
+            }
+    return best ? g_filename_display_name(best) : NULL;
+}
+
+static MojiWeights *open_weights(const char *model, const char *part, GError **error)
+{
+    g_autofree char *folder = g_build_filename(model, part, NULL);
+    for (int i = 0; weight_names[i]; i++) {
+        g_autofree char *path = g_build_filename(folder, weight_names[i], NULL);
+        if (g_file_test(path, G_FILE_TEST_EXISTS))
+            return moji_weights_open(path, error);
+    }
+    g_autofree char *other = other_weights(folder);
+    if (other)
+        moji_error_file(error, folder, "has %s, expected %s or %s", other, weight_names[0],
+                        weight_names[2]);
+    else
+        moji_error_file(error, folder, "has no weights, expected %s or %s", weight_names[0],
+                        weight_names[2]);
+    return NULL;
+}
+
+/* Ids per prompt: the tokenizer's own limit, where it has one that the text model can take. */
+static gboolean prompt_length(const MojiModel *m, const char *tokenizer, int *length,
+                              GError **error)
+{
+    g_autofree char *path = g_build_filename(tokenizer, "tokenizer_config.json", NULL);
+    double most = 0;
+    if (g_file_test(path, G_FILE_TEST_EXISTS)) {
+        JsonObject *root;
+        g_autoptr(JsonParser) parser = moji_json_open(path, &root, error);
+        if (!parser || !moji_json_double(root, path, "model_max_length", &most, error))
+            return FALSE;
+    }
+    /* "No limit" is written as a number of thirty digits, which the parser takes for anything. */
+    *length = most >= 3 && most < m->clip.positions ? (int)most : m->clip.positions;
+    return TRUE;
+}
+
+MojiModel *moji_model_open(const char *folder, GError **error)
+{
+    MojiModel *m = moji_model_configs(folder, error);
+    if (!m)
+        return NULL;
+    g_autofree char *tokenizer = g_build_filename(folder, "tokenizer", NULL);
+    int length;
+    if (!prompt_length(m, tokenizer, &length, error) ||
+        !(m->tokenizer = moji_tokenizer_open(tokenizer, length, error)))
+        goto fail;
+    if (moji_tokenizer_vocabulary(m->tokenizer) > m->clip.vocab_size) {
+        moji_error_file(error, folder, "tokenizer has %d words, text_encoder %d (vocab_size)",
+                        moji_tokenizer_vocabulary(m->tokenizer), m->clip.vocab_size);
+        goto fail;
+    }
+    if (!(m->clip_weights = open_weights(folder, "text_encoder", error)) ||
+        !(m->unet_weights = open_weights(folder, "unet", error)) ||
+        !(m->vae_weights = open_weights(folder, "vae", error)))
+        goto fail;
+    moji_vae_alias(m->vae_weights);
+    return m;
+fail:
+    moji_model_free(m);
+    return NULL;
+}
+
+static gboolean is_model(const char *folder)
+{
+    g_autofree char *index = g_build_filename(folder, "model_index.json", NULL);
+    return g_file_test(index, G_FILE_TEST_EXISTS);
+}
+
+char *moji_model_bundled(void)
+{
+    const char *named = g_getenv("MOJI_MODEL");
+    if (named && *named)
+        return g_strdup(named);
+    g_autofree char *program = g_file_read_link("/proc/self/exe", NULL);
+    if (program) {
+        g_autofree char *bin = g_path_get_dirname(program);
+        g_autofree char *prefix = g_path_get_dirname(bin);
+        g_autofree char *folder = g_build_filename(prefix, "share", "moji", "moji-mini", NULL);
+        if (is_model(folder))
+            return g_steal_pointer(&folder);
+    }
+    g_autofree char *folder = g_build_filename(MOJI_SOURCE_DIR, "model", "moji-mini", NULL);
+    return is_model(folder) ? g_steal_pointer(&folder) : NULL;
+}

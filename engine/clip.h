@@ -14,3 +14,5 @@ gboolean moji_clip_config_read(const char *path, MojiClipConfig *config, GError 
 /* ids i32 [B,n], positions i32 [B,n] (0..n-1) -> f32 [B,n,C], final layer norm applied. */
 MojiTensor *moji_clip(MojiTape *tape, const MojiClipConfig *c, MojiTensor *ids,
                       MojiTensor *positions);
+/* Files written by transformers 5 leave out the names' prefix "text_model.": lets both be found. */
+void moji_clip_alias(MojiWeights *weights);

@@ -491,16 +491,14 @@ static gboolean check_weight(const MojiTensor *t, const MojiWeight *w, const cha
 {
     char found[96], expected[96];
     if (!shapes_agree(t, w)) {
-        g_set_error(error, MOJI_ERROR, MOJI_ERROR_FILE,
-                    "%s: tensor %s has shape %s, but the model's config asks for %s", path, t->name,
-                    shape_text(w->rank, w->dim, found, sizeof found),
-                    moji_tensor_shape(t, expected, sizeof expected));
+        moji_error_file(error, path, "tensor %s has shape %s, but the config asks for %s", t->name,
+                        shape_text(w->rank, w->dim, found, sizeof found),
+                        moji_tensor_shape(t, expected, sizeof expected));
         return FALSE;
     }
     if (w->type != MOJI_F32 && w->type != MOJI_F16 && w->type != MOJI_BF16) {
-        g_set_error(error, MOJI_ERROR, MOJI_ERROR_FILE,
-                    "%s: tensor %s has type %s, expected f32, f16 or bf16", path, t->name,
-                    moji_type_name(w->type));
+        moji_error_file(error, path, "tensor %s has type %s, expected f32, f16 or bf16", t->name,
+                        moji_type_name(w->type));
         return FALSE;
     }
     return TRUE;
@@ -511,25 +509,29 @@ static gboolean check_weight(const MojiTensor *t, const MojiWeight *w, const cha
 static gboolean find_weights(MojiTape *tape, MojiWeights *weights, MojiWeight **weight,
                              GError **error)
 {
-    const char *path = weights ? moji_weights_path(weights) : "(no weights)";
     g_autoptr(GString) missing = g_string_new(NULL);
-    int n_missing = 0;
+    const char *why = NULL;
+    guint n_missing = 0, n = g_hash_table_size(tape->parameters);
+    g_assert(weights || n == 0);
     for (guint i = 0; i < tape->tensors->len; i++) {
         MojiTensor *t = tape->tensors->pdata[i];
         if (t->kind != MOJI_PARAMETER)
             continue;
-        weight[i] = weights ? moji_weights_find(weights, t->name) : NULL;
-        if (weight[i] && !check_weight(t, weight[i], path, error))
+        weight[i] = moji_weights_find(weights, t->name);
+        if (weight[i] && !check_weight(t, weight[i], moji_weights_path(weights), error))
             return FALSE;
+        if (!weight[i] && n_missing == 0)
+            why = moji_weights_absence(weights, t->name);
         if (!weight[i] && n_missing++ < 5)
             g_string_append_printf(missing, "%s%s", missing->len ? ", " : "", t->name);
     }
     if (n_missing == 0)
         return TRUE;
-    g_set_error(error, MOJI_ERROR, MOJI_ERROR_FILE,
-                "%s: %d of the %u tensors that the model's config asks for %s missing: %s%s", path,
-                n_missing, g_hash_table_size(tape->parameters), n_missing == 1 ? "is" : "are",
-                missing->str, n_missing > 5 ? ", ..." : "");
+    moji_error_file(
+        error, moji_weights_path(weights),
+        "%u of the %u tensors that the config asks for cannot be had (the first is %s): "
+        "%s%s",
+        n_missing, n, why, missing->str, n_missing > 5 ? ", ..." : "");
     return FALSE;
 }
 

@@ -8,7 +8,7 @@
  * The engine is `moji serve` on a private socket in the user's runtime directory. If its process
  * dies in mid-drawing the call ends with MOJI_ERROR_BACKEND and a sentence for the user, and the
  * next call starts a new one. Callbacks come in the main context that was the thread-default when
- * the call began. */
+ * the call began. Link with client.c, wire.c, request.c, image.c and error.c. */
 #pragma once
 #include <gio/gio.h>
 #include "request.h"
@@ -20,8 +20,10 @@ typedef struct MojiClient MojiClient;
  * "ssh gpubox moji serve --stdio"; NULL: the program given by MOJI_ENGINE in the environment or
  * "moji" beside this program, in ../libexec or on the path, resident on the user's socket. */
 MojiClient *moji_client_new(const char *command);
+/* Calls under way still come to their end. NULL is fine. */
 void moji_client_free(MojiClient *client);
-/* Where the `moji` program is, if the caller knows better (a plug-in knows its own folder). */
+/* Where the `moji` program is, if the caller knows better (a plug-in knows its own folder).
+ * MOJI_ENGINE in the environment still goes first. */
 void moji_client_set_program(MojiClient *client, const char *path);
 
 /* Same progress struct as draw.h. Cancelling ends the call with MOJI_ERROR_CANCELLED at once and
@@ -34,7 +36,7 @@ GPtrArray *moji_client_draw_finish(MojiClient *client, GAsyncResult *result, GEr
 
 /* Facts about a model (NULL: the bundled one): a{sv} with "name" s, "styles" as, "default-style" s,
  * "backgrounds" as, "default-background" s, "samplers" as, "steps" i, "guidance" d, "size" i,
- * "engine" s. Blocks, starting the engine if need be. */
+ * "engine" s. Caller unrefs. Blocks, starting the engine if need be. */
 GVariant *moji_client_info(MojiClient *client, const char *model, GError **error);
 
 /* Cuts the background out of pixels (cutout.h), which are replaced. Blocks. */

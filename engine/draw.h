@@ -27,6 +27,8 @@ void moji_engine_set_type(MojiEngine *e, const char *type);
 /* NULL, or a folder where every arrow of the next drawings is written as .npy: ids, embeddings,
  * noise, latents_NN, decoded. */
 void moji_engine_set_dump(MojiEngine *e, const char *folder);
+/* TRUE: progress carries previews, at the price of a little time. FALSE at first. */
+void moji_engine_set_previews(MojiEngine *e, gboolean previews);
 void moji_engine_unload(MojiEngine *e); /* drop the model, keep the engine */
 
 typedef enum {

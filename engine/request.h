@@ -1,19 +1,32 @@
-/* request.h: what to draw. The command line, the plug-in and the wire all fill this one struct. */
+/* request.h: what to draw. The command line, the plug-in and the wire all fill this one struct.
+ *
+ *     g_autoptr(MojiRequest) r = moji_request_new();
+ *     r->prompt = g_strdup("grinning cat");
+ *     if (!moji_request_check(r, &error)) ...
+ *
+ * Strings are UTF-8 and owned by the struct: set them with g_strdup. */
 #pragma once
 #include "error.h"
 
+#define MOJI_REQUEST_MAX_STEPS 1000
+#define MOJI_REQUEST_MAX_GUIDANCE 100.0
+#define MOJI_REQUEST_MIN_SIZE 64
+#define MOJI_REQUEST_MAX_SIZE 2048
+#define MOJI_REQUEST_MAX_COUNT 64
+#define MOJI_REQUEST_MAX_TEXT 8192 /* bytes of a prompt; a model reads about 75 words of it */
+
 typedef struct {
     char *prompt;
-    char *negative;     /* NULL or "": none */
-    char *style;        /* a style word of the model's card; NULL: the card's default; "none" */
-    char *background;   /* a colour word of the card or #rrggbb; NULL: the card's default */
-    char *sampler;      /* a name of sampler.h; NULL: the card's */
-    char *model;        /* a folder; NULL: the bundled one */
-    gint64 seed;        /* 0 to 2^63-1; -1: pick one, which the recipe then tells */
-    int steps;          /* 0: the card's */
-    double guidance;    /* below 0: the card's; 1: no guidance, half the work */
-    int size;           /* pixels on a side; 0: the card's */
-    int count;          /* pictures, seeds seed, seed+1, ...; 0 means 1 */
+    char *negative;   /* NULL or "": none */
+    char *style;      /* a style word of the model's card; NULL: the card's default; "none" */
+    char *background; /* a colour word of the card or #rrggbb; NULL: the card's default; "none" */
+    char *sampler;    /* a name of sampler.h; NULL: the card's */
+    char *model;      /* a folder; NULL: the bundled one */
+    gint64 seed;      /* 0 to 2^63-1; -1: pick one, which the recipe then tells */
+    int steps;        /* 0: the card's */
+    double guidance;  /* below 0: the card's; 1: no guidance, half the work */
+    int size;         /* pixels on a side; 0: the card's */
+    int count;        /* pictures, seeds seed, seed+1, ...; 0 means 1 */
     gboolean transparent; /* cut the flat background out */
 } MojiRequest;
 
@@ -24,10 +37,12 @@ void moji_request_free(MojiRequest *r); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(MojiRequest, moji_request_free)
 
 /* MOJI_ERROR_USAGE names the setting, its value and the range: prompt not empty and valid UTF-8,
- * steps 0..1000, size 0 or 64..2048 and a multiple of 8, count 0..64, guidance at most 100, ... */
+ * size 0 or a multiple of 8 in the range above, ... Whether the model knows a style, a background
+ * or a sampler is for moji_engine_draw to say. */
 gboolean moji_request_check(const MojiRequest *r, GError **error);
 
-/* For the wire: a{sv} under the struct's names, unset fields left out. */
+/* For the wire: a{sv} under the struct's names, unset fields left out. Floating. */
 GVariant *moji_request_to_variant(const MojiRequest *r);
-/* Unknown names and wrong types are MOJI_ERROR_USAGE. */
+/* Unknown names, repeated names and wrong types are MOJI_ERROR_USAGE. Ranges are not looked at:
+ * call moji_request_check as well. */
 MojiRequest *moji_request_from_variant(GVariant *dict, GError **error);

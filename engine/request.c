@@ -1,0 +1,220 @@
+/* request.c: see request.h. One table names every field, so that copying, the wire and the checks
+ * cannot forget one. */
+#include "request.h"
+#include <math.h>
+#include <string.h>
+
+typedef struct {
+    const char *name;
+    char type; /* GVariant's letter: s, x, i, d, b */
+    gsize offset;
+    gsize max_bytes; /* of a string */
+} Field;
+
+static const Field FIELDS[] = {
+    {"prompt", 's', G_STRUCT_OFFSET(MojiRequest, prompt), MOJI_REQUEST_MAX_TEXT},
+    {"negative", 's', G_STRUCT_OFFSET(MojiRequest, negative), MOJI_REQUEST_MAX_TEXT},
+    {"style", 's', G_STRUCT_OFFSET(MojiRequest, style), 128},
+    {"background", 's', G_STRUCT_OFFSET(MojiRequest, background), 128},
+    {"sampler", 's', G_STRUCT_OFFSET(MojiRequest, sampler), 128},
+    {"model", 's', G_STRUCT_OFFSET(MojiRequest, model), 4096},
+    {"seed", 'x', G_STRUCT_OFFSET(MojiRequest, seed), 0},
+    {"steps", 'i', G_STRUCT_OFFSET(MojiRequest, steps), 0},
+    {"guidance", 'd', G_STRUCT_OFFSET(MojiRequest, guidance), 0},
+    {"size", 'i', G_STRUCT_OFFSET(MojiRequest, size), 0},
+    {"count", 'i', G_STRUCT_OFFSET(MojiRequest, count), 0},
+    {"transparent", 'b', G_STRUCT_OFFSET(MojiRequest, transparent), 0},
+};
+
+static char **string_at(const MojiRequest *r, const Field *f)
+{
+    return G_STRUCT_MEMBER_P(r, f->offset);
+}
+
+MojiRequest *moji_request_new(void)
+{
+    MojiRequest *r = g_new0(MojiRequest, 1);
+    r->seed = -1;
+    r->guidance = -1;
+    return r;
+}
+
+MojiRequest *moji_request_copy(const MojiRequest *r)
+{
+    MojiRequest *copy = g_memdup2(r, sizeof *r);
+    for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++)
+        if (FIELDS[i].type == 's')
+            *string_at(copy, &FIELDS[i]) = g_strdup(*string_at(r, &FIELDS[i]));
+    return copy;
+}
+
+void moji_request_free(MojiRequest *r)
+{
+    if (!r)
+        return;
+    for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++)
+        if (FIELDS[i].type == 's')
+            g_free(*string_at(r, &FIELDS[i]));
+    g_free(r);
+}
+
+static gboolean check_text(const MojiRequest *r, GError **error)
+{
+    for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++) {
+        const Field *f = &FIELDS[i];
+        const char *text = f->type == 's' ? *string_at(r, f) : NULL;
+        if (!text)
+            continue;
+        gsize bytes = strlen(text);
+        if (bytes > f->max_bytes) {
+            g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                        "%s: %" G_GSIZE_FORMAT " bytes long; at most %" G_GSIZE_FORMAT " are taken",
+                        f->name, bytes, f->max_bytes);
+            return FALSE;
+        }
+        /* The folder's name too: it travels as a string. */
+        if (!g_utf8_validate(text, -1, NULL)) {
+            g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "%s: not valid UTF-8", f->name);
+            return FALSE;
+        }
+    }
+    return TRUE;
+}
+
+static gboolean check_range(const char *name, gint64 value, gint64 min, gint64 max, GError **error)
+{
+    if (value >= min && value <= max)
+        return TRUE;
+    g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                "%s: %" G_GINT64_FORMAT " is out of range; expected %" G_GINT64_FORMAT
+                " to %" G_GINT64_FORMAT,
+                name, value, min, max);
+    return FALSE;
+}
+
+static gboolean blank(const char *text)
+{
+    for (; text && *text; text = g_utf8_next_char(text))
+        if (!g_unichar_isspace(g_utf8_get_char(text)))
+            return FALSE;
+    return TRUE;
+}
+
+gboolean moji_request_check(const MojiRequest *r, GError **error)
+{
+    if (!check_text(r, error))
+        return FALSE;
+    if (blank(r->prompt)) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "prompt: it is empty; say what to draw, as \"grinning cat\"");
+        return FALSE;
+    }
+    /* The last picture's seed must be a seed too. */
+    gint64 last_seed = G_MAXINT64 - (MOJI_REQUEST_MAX_COUNT - 1);
+    if (!check_range("seed", r->seed, -1, last_seed, error) ||
+        !check_range("steps", r->steps, 0, MOJI_REQUEST_MAX_STEPS, error) ||
+        !check_range("count", r->count, 0, MOJI_REQUEST_MAX_COUNT, error))
+        return FALSE;
+    if (!isfinite(r->guidance) || r->guidance > MOJI_REQUEST_MAX_GUIDANCE) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "guidance: %g is out of range; expected 0 to %g (1 switches it off)",
+                    r->guidance, MOJI_REQUEST_MAX_GUIDANCE);
+        return FALSE;
+    }
+    if (r->size &&
+        (r->size < MOJI_REQUEST_MIN_SIZE || r->size > MOJI_REQUEST_MAX_SIZE || r->size % 8)) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "size: %d px; expected a multiple of 8 from %d to %d", r->size,
+                    MOJI_REQUEST_MIN_SIZE, MOJI_REQUEST_MAX_SIZE);
+        return FALSE;
+    }
+    return TRUE;
+}
+
+/* A field's value as a variant, or NULL where it is what moji_request_new made it. */
+static GVariant *field_to_variant(const MojiRequest *r, const MojiRequest *unset, const Field *f)
+{
+    gconstpointer p = G_STRUCT_MEMBER_P(r, f->offset);
+    gconstpointer q = G_STRUCT_MEMBER_P(unset, f->offset);
+    switch (f->type) {
+    case 's':
+        return *(char *const *)p ? g_variant_new_string(*(char *const *)p) : NULL;
+    case 'x':
+        return *(const gint64 *)p != *(const gint64 *)q ? g_variant_new_int64(*(const gint64 *)p)
+                                                        : NULL;
+    case 'i':
+        return *(const int *)p != *(const int *)q ? g_variant_new_int32(*(const int *)p) : NULL;
+    case 'd':
+        return *(const double *)p != *(const double *)q ? g_variant_new_double(*(const double *)p)
+                                                        : NULL;
+    default:
+        return *(const gboolean *)p ? g_variant_new_boolean(TRUE) : NULL;
+    }
+}
+
+GVariant *moji_request_to_variant(const MojiRequest *r)
+{
+    g_autoptr(MojiRequest) unset = moji_request_new();
+    GVariantBuilder dict;
+    g_variant_builder_init(&dict, G_VARIANT_TYPE_VARDICT);
+    for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++) {
+        GVariant *value = field_to_variant(r, unset, &FIELDS[i]);
+        if (value)
+            g_variant_builder_add(&dict, "{sv}", FIELDS[i].name, value);
+    }
+    return g_variant_builder_end(&dict);
+}
+
+static const Field *field_find(const char *name)
+{
+    for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++)
+        if (!strcmp(FIELDS[i].name, name))
+            return &FIELDS[i];
+    return NULL;
+}
+
+static gboolean field_from_variant(MojiRequest *r, const Field *f, GVariant *value, GError **error)
+{
+    char expected[2] = {f->type, 0};
+    if (!g_variant_is_of_type(value, G_VARIANT_TYPE(expected))) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "%s: a value of type \"%s\" was sent, expected \"%s\"", f->name,
+                    g_variant_get_type_string(value), expected);
+        return FALSE;
+    }
+    gpointer p = G_STRUCT_MEMBER_P(r, f->offset);
+    if (f->type == 's')
+        *(char **)p = g_variant_dup_string(value, NULL);
+    else
+        g_variant_get(value, expected, p);
+    return TRUE;
+}
+
+MojiRequest *moji_request_from_variant(GVariant *dict, GError **error)
+{
+    if (!g_variant_is_of_type(dict, G_VARIANT_TYPE_VARDICT)) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "the request is of type \"%s\", expected \"a{sv}\"",
+                    g_variant_get_type_string(dict));
+        return NULL;
+    }
+    g_autoptr(MojiRequest) r = moji_request_new();
+    gboolean seen[G_N_ELEMENTS(FIELDS)] = {FALSE};
+    GVariantIter iter;
+    const char *name;
+    GVariant *value;
+    g_variant_iter_init(&iter, dict);
+    while (g_variant_iter_next(&iter, "{&sv}", &name, &value)) {
+        g_autoptr(GVariant) owned = value;
+        const Field *f = field_find(name);
+        if (!f || seen[f - FIELDS]) {
+            g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                        f ? "\"%s\" is set twice" : "\"%s\" is not a setting of a request", name);
+            return NULL;
+        }
+        seen[f - FIELDS] = TRUE;
+        if (!field_from_variant(r, f, owned, error))
+            return NULL;
+    }
+    return g_steal_pointer(&r);
+}

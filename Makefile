@@ -69,6 +69,60 @@ build/libfuzzer/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_SRC)
 
 fuzzers: $(FUZZ_BIN)
 
+# --- the plug-in for GIMP 2.10: build/plug-ins/emoji-maker/ is laid out as it is installed ---
+PLUGIN      = $(BUILD)/plug-ins/emoji-maker
+PLUGIN_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(wildcard plugin/*.c)) \
+              $(patsubst %,$(BUILD)/engine/%.o,client wire request image error)
+PLUGIN_LANG = $(patsubst plugin/po/%.po,%,$(wildcard plugin/po/*.po))
+PLUGIN_MO   = $(PLUGIN_LANG:%=$(PLUGIN)/locale/%/LC_MESSAGES/gimp20-emoji-maker.mo)
+PLUGIN_HELP = $(patsubst plugin/%,$(PLUGIN)/%,$(wildcard plugin/help/*/*))
+PLUGIN_DIR ?= $(shell gimptool-2.0 --gimpplugindir 2>/dev/null)
+
+ifeq ($(HAVE_GIMP),yes)
+all: plugin
+endif
+
+plugin: $(PLUGIN)/emoji-maker $(PLUGIN_MO) $(PLUGIN_HELP)
+
+$(BUILD)/plugin/%.o: CPPFLAGS += -I$(BUILD)/plugin -DGLIB_DISABLE_DEPRECATION_WARNINGS \
+                                -DGDK_PIXBUF_DISABLE_DEPRECATION_WARNINGS
+$(BUILD)/plugin/%.o: CFLAGS = $(CSTD) $(WARN) $(OPT) -MMD -MP \
+                              $(shell pkg-config --cflags gimpui-2.0 $(ENGINE_PKGS))
+$(patsubst %.c,$(BUILD)/%.o,$(wildcard plugin/*.c)): $(BUILD)/plugin/icons.h
+
+$(PLUGIN)/emoji-maker: $(PLUGIN_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(OPT) -o $@ $^ $(shell pkg-config --libs gimpui-2.0 $(ENGINE_PKGS)) -lm
+
+$(BUILD)/plugin/icons.h: icons/emoji-maker-16.png icons/emoji-maker-64.png icons/dice-16.png
+	@mkdir -p $(@D)
+	gdk-pixbuf-csource --raw --static --name=moji_icon_menu icons/emoji-maker-16.png >$@
+	gdk-pixbuf-csource --raw --static --name=moji_icon_large icons/emoji-maker-64.png >>$@
+	gdk-pixbuf-csource --raw --static --name=moji_icon_dice icons/dice-16.png >>$@
+
+$(PLUGIN)/locale/%/LC_MESSAGES/gimp20-emoji-maker.mo: plugin/po/%.po
+	@mkdir -p $(@D)
+	msgfmt -c -o $@ $<
+
+$(PLUGIN)/help/%: plugin/help/%
+	@mkdir -p $(@D)
+	cp $< $@
+
+# The PNG files of icons/ from the drawings, and the .po files after a change of the texts.
+icons:
+	rsvg-convert -w 16 icons/emoji-maker.svg -o icons/emoji-maker-16.png
+	rsvg-convert -w 64 icons/emoji-maker.svg -o icons/emoji-maker-64.png
+	rsvg-convert -w 16 icons/dice.svg -o icons/dice-16.png
+
+po:
+	xgettext -f plugin/po/POTFILES -o $(BUILD)/emoji-maker.pot --from-code=UTF-8 -k_ -kN_ \
+	    --package-name=emoji-maker --no-location --sort-output
+	for po in plugin/po/*.po; do msgmerge -q -U --backup=none --no-location $$po $(BUILD)/emoji-maker.pot; done
+
+.PHONY: plugin icons po
+-include $(wildcard $(BUILD)/plugin/*.d)
+# --- end of the plug-in ---
+
 clean:
 	rm -rf build
 

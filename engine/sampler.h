@@ -16,8 +16,10 @@
 #include "error.h"
 #include "random.h"
 
-/* diffusers' scheduler_config.json. A field the file lacks is MOJI_SPACING_UNSET or its class
- * default; sampler.c knows which default each class has. */
+/* diffusers' scheduler_config.json. A field the file lacks is MOJI_SPACING_UNSET, 0 for a beta, or
+ * MOJI_ABSENT where marked; sampler.c knows which default each class has for it. */
+#define MOJI_ABSENT (-1)
+
 typedef enum {
     MOJI_SPACING_UNSET,
     MOJI_SPACING_LEADING,
@@ -26,39 +28,47 @@ typedef enum {
 } MojiSpacing;
 
 typedef struct {
-    int train_steps;         /* num_train_timesteps, 1000 */
+    int train_steps; /* num_train_timesteps, 1000 */
     double beta_start, beta_end;
-    gboolean scaled_linear;  /* beta_schedule: "scaled_linear" or "linear" */
-    gboolean v_prediction;   /* prediction_type: "epsilon" or "v_prediction" */
-    gboolean zero_snr;       /* rescale_betas_zero_snr */
-    gboolean set_alpha_to_one;
-    gboolean clip_sample;
+    gboolean scaled_linear;    /* beta_schedule: "scaled_linear" or "linear"; MOJI_ABSENT */
+    gboolean v_prediction;     /* prediction_type: "epsilon" or "v_prediction" */
+    gboolean zero_snr;         /* rescale_betas_zero_snr */
+    gboolean karras;           /* use_karras_sigmas, of the model's own sampler only */
+    gboolean set_alpha_to_one; /* MOJI_ABSENT */
+    gboolean clip_sample;      /* MOJI_ABSENT */
     double clip_sample_range;
     int steps_offset;
     MojiSpacing spacing;
-    char class_name[64];     /* _class_name: the model's own sampler */
+    char class_name[64];  /* _class_name: the model's own sampler */
+    char unsupported[64]; /* a member that asks its own class for what we lack, or "" */
 } MojiSamplerConfig;
 
+/* MOJI_ERROR_FILE for a file that no sampler here could follow (its betas, its prediction type). */
 gboolean moji_sampler_config_read(const char *path, MojiSamplerConfig *config, GError **error);
 
 typedef struct MojiSampler MojiSampler;
 
 const char *const *moji_sampler_names(void); /* NULL-terminated */
 /* name: one of the above, or NULL for the config's own class. steps: 1 to train_steps.
- * MOJI_ERROR_USAGE for an unknown name, steps out of range, or a combination that cannot work
- * (as PNDM with zero_snr), saying what can. */
+ * MOJI_ERROR_USAGE for an unknown name, steps out of range, an own class that is none of the above,
+ * or a combination that cannot work (as PNDM with zero_snr), saying what can. */
 MojiSampler *moji_sampler_new(const MojiSamplerConfig *config, const char *name, int steps,
                               GError **error);
 void moji_sampler_free(MojiSampler *s);
 
-int moji_sampler_calls(const MojiSampler *s); /* UNet evaluations; steps + 1 for PNDM */
+const char *moji_sampler_name(const MojiSampler *s); /* one of the names */
+int moji_sampler_calls(const MojiSampler *s); /* UNet evaluations; steps + 1 for PNDM from 2 on */
 float moji_sampler_timestep(const MojiSampler *s, int call); /* may be fractional (Euler) */
 float moji_sampler_initial_sigma(const MojiSampler *s);
 void moji_sampler_start(MojiSampler *s, float *x, gsize count);
+/* Instead of start, to draw from a picture's latents x: adds noise (same layout) as strong as call
+ * `call` expects, from which the loop then begins. */
+void moji_sampler_start_at(MojiSampler *s, int call, const float *noise, float *x, gsize count);
 void moji_sampler_input(MojiSampler *s, int call, const float *x, float *input, gsize count);
 /* random: the generator that made the initial noise; used by "euler-a" and "lcm" only. The noise
  * is drawn in torch's NCHW order: shape is [1,C,h,w] of x, which is NHWC; channels tells C. */
 void moji_sampler_step(MojiSampler *s, int call, const float *output, float *x, gsize count,
                        int channels, MojiRandom *random);
-/* The sampler's current estimate of the finished latents, for previews; valid after a step. */
+/* The sampler's current estimate of the finished latents, for previews; valid after a step and
+ * until the next, owned by the sampler. */
 const float *moji_sampler_estimate(const MojiSampler *s);

@@ -1,0 +1,299 @@
+/* test_sampler.c: whole trajectories against diffusers, with a formula in the UNet's place. */
+#include "json.h"
+#include "sampler.h"
+#include "test.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { CHANNELS = 2, PIXELS = 12, COUNT = CHANNELS * PIXELS, MAX_CALLS = 64 };
+
+static float *data;
+static gsize data_count;
+static JsonParser *parser;
+static JsonObject *cases;
+
+static void load(void)
+{
+    gint64 shape[4];
+    g_autofree char *path = moji_test_path("host/sampler_cases.json");
+    data = moji_test_npy("host/sampler_data.npy", &data_count, shape);
+    parser = moji_json_open(path, &cases, NULL);
+    g_assert(parser);
+}
+
+/* A config of the fixture, through a file as a model folder has it. */
+static gboolean read_config(const char *label, MojiSamplerConfig *config)
+{
+    g_autofree char *path = g_build_filename(moji_test_scratch(), "scheduler_config.json", NULL);
+    JsonObject *configs = json_object_get_object_member(cases, "configs");
+    g_autofree char *text = json_to_string(json_object_get_member(configs, label), FALSE);
+    g_autoptr(GError) error = NULL;
+    return MOJI_CHECK(g_file_set_contents(path, text, -1, NULL), "cannot write %s", path) &&
+           MOJI_CHECK(moji_sampler_config_read(path, config, &error), "%s: %s", label,
+                      error ? error->message : "no reason");
+}
+
+/* As make_host.py's fake_unet(). */
+static void fake_unet(const float *x, float t, float *out)
+{
+    for (int i = 0; i < COUNT; i++) {
+        float bend = 1.5f * x[i] / (1.0f + fabsf(x[i]));
+        out[i] = bend + 0.001f * t * 0.25f - 0.1f;
+    }
+}
+
+static void to_nhwc(const float *in, float *out)
+{
+    for (int p = 0; p < PIXELS; p++)
+        for (int c = 0; c < CHANNELS; c++)
+            out[p * CHANNELS + c] = in[c * PIXELS + p];
+}
+
+static void begin(MojiSampler *s, int start, float *x, MojiRandom *random)
+{
+    float drawn[COUNT], noise[COUNT], picture[COUNT];
+    moji_random_seed(random, 11);
+    moji_random_normal(random, drawn, COUNT);
+    to_nhwc(drawn, noise);
+    if (start == 0) {
+        memcpy(x, noise, sizeof noise);
+        moji_sampler_start(s, x, COUNT);
+        return;
+    }
+    for (int i = 0; i < COUNT; i++)
+        picture[i] = -1 + 2 * (float)i / (COUNT - 1);
+    to_nhwc(picture, x);
+    moji_sampler_start_at(s, start, noise, x, COUNT);
+}
+
+static double worst; /* of all rows: the largest error relative to the largest latent, or 1 */
+
+static gboolean close_to(const float *a, const float *b, const char *what)
+{
+    double most = 1;
+    for (int i = 0; i < COUNT; i++)
+        most = MAX(most, fabs(b[i]));
+    double error = moji_test_max_error(a, b, COUNT) / most;
+    worst = MAX(worst, error);
+    return MOJI_CHECK(error <= 1e-4, "%s: relative error %g", what, error);
+}
+
+static void check_case(JsonObject *row, MojiSampler *s, const char *what)
+{
+    int calls = json_object_get_int_member(row, "calls");
+    int start = json_object_get_int_member(row, "start");
+    const float *want = data + json_object_get_int_member(row, "at");
+    float x[COUNT], input[COUNT], output[COUNT];
+    MojiRandom random;
+    if (!MOJI_CHECK(moji_sampler_calls(s) == start + calls, "%s: %d calls, expected %d", what,
+                    moji_sampler_calls(s), start + calls))
+        return;
+    float sigma = moji_sampler_initial_sigma(s);
+    MOJI_CHECK(fabsf(sigma / want[calls] - 1) < 1e-6, "%s: initial sigma %g, expected %g", what,
+               sigma, want[calls]);
+    begin(s, start, x, &random);
+    for (int i = 0; i < calls; i++) {
+        float t = moji_sampler_timestep(s, start + i);
+        if (!MOJI_CHECK(t == want[i], "%s: timestep %d is %.9g, expected %.9g", what, i, t,
+                        want[i]))
+            return;
+        moji_sampler_input(s, start + i, x, input, COUNT);
+        fake_unet(input, t, output);
+        moji_sampler_step(s, start + i, output, x, COUNT, CHANNELS, &random);
+        if (i == 0 && !close_to(x, want + calls + 1, what))
+            return;
+    }
+    close_to(x, want + calls + 1 + COUNT, what);
+    if (json_object_get_boolean_member(row, "estimate"))
+        close_to(moji_sampler_estimate(s), want + calls + 1 + 2 * COUNT, what);
+}
+
+static void test_trajectories(void)
+{
+    JsonArray *rows = json_object_get_array_member(cases, "cases");
+    guint n = json_array_get_length(rows);
+    for (guint i = 0; i < n; i++) {
+        JsonObject *row = json_array_get_object_element(rows, i);
+        const char *label = json_object_get_string_member(row, "config");
+        const char *name = json_object_get_null_member(row, "sampler")
+                               ? NULL
+                               : json_object_get_string_member(row, "sampler");
+        int steps = json_object_get_int_member(row, "steps");
+        g_autofree char *what =
+            g_strdup_printf("%s, %s, %d steps", label, name ? name : "own", steps);
+        MojiSamplerConfig config;
+        g_autoptr(GError) error = NULL;
+        if (!read_config(label, &config))
+            return;
+        MojiSampler *s = moji_sampler_new(&config, name, steps, &error);
+        if (MOJI_CHECK(s, "%s: %s", what, error ? error->message : "no reason"))
+            check_case(row, s, what);
+        moji_sampler_free(s);
+    }
+    MOJI_CHECK(n > 700, "only %u rows", n);
+    printf("# %u trajectories, largest relative error %.2g\n", n, worst);
+}
+
+/* As make_host.py's checksum(). */
+static gint64 timesteps_sum(const MojiSampler *s)
+{
+    guint64 sum = 0;
+    for (int i = 0; i < moji_sampler_calls(s); i++) {
+        float t = moji_sampler_timestep(s, i);
+        guint32 bits;
+        memcpy(&bits, &t, 4);
+        sum += bits * (2 * (guint64)i + 1);
+    }
+    return (gint64)sum;
+}
+
+static void test_timesteps(void)
+{
+    static const MojiSpacing spacings[] = {MOJI_SPACING_LEADING, MOJI_SPACING_LINSPACE,
+                                           MOJI_SPACING_TRAILING};
+    gint64 shape[4];
+    gsize count;
+    int compared = 0;
+    g_autofree gint64 *sums = moji_test_npy_int("host/sampler_timesteps.npy", &count, shape);
+    const gint64 *want = sums;
+    MojiSamplerConfig config;
+    if (!read_config("sd14", &config))
+        return;
+    for (int k = 0; k < shape[0]; k++) {
+        for (int j = 0; j < shape[1]; j++) {
+            config.spacing = spacings[j];
+            for (int steps = 1; steps <= shape[2]; steps++, want++) {
+                if (*want == 0)
+                    continue;
+                MojiSampler *s = moji_sampler_new(&config, moji_sampler_names()[k], steps, NULL);
+                MOJI_CHECK(s && timesteps_sum(s) == *want, "%s, spacing %d, %d steps differ",
+                           moji_sampler_names()[k], j, steps);
+                moji_sampler_free(s);
+                compared++;
+            }
+        }
+    }
+    MOJI_CHECK(compared > 8000, "only %d lists of timesteps", compared);
+}
+
+/* Where the reference gives no picture, we say so before drawing, and what to do instead. */
+static void test_refusals(void)
+{
+    static const struct {
+        const char *config, *name;
+        int steps;
+        const char *advice;
+    } rows[] = {
+        {"sd14", "dpm", 20, "choose one of: pndm, ddim, euler"},
+        {"sd14", "", 20, "choose one of"},
+        {"sd14", "ddim", 0, "takes 1 to 1000"},
+        {"sd14", "ddim", -5, "takes 1 to 1000"},
+        {"sd14", "euler", 1001, "takes 1 to 1000"},
+        {"sd14", "pndm", 1000, "take fewer"},
+        {"sd14", "dpm++2m", 1000, "takes 1 to 999"},
+        {"sd14", "lcm", 51, "takes 1 to 50"},
+        {"zero-snr leading", "pndm", 20, "choose ddim or euler"},
+        {"zero-snr trailing", "ddim", 20, "choose euler"},
+        {"zero-snr leading", "lcm", 4, "choose euler"},
+    };
+    for (gsize i = 0; i < G_N_ELEMENTS(rows); i++) {
+        MojiSamplerConfig config;
+        g_autoptr(GError) error = NULL;
+        if (!read_config(rows[i].config, &config))
+            return;
+        MojiSampler *s = moji_sampler_new(&config, rows[i].name, rows[i].steps, &error);
+        MOJI_CHECK(!s && g_error_matches(error, MOJI_ERROR, MOJI_ERROR_USAGE) &&
+                       strstr(error->message, rows[i].advice),
+                   "%s, %s, %d steps: %s", rows[i].config, rows[i].name, rows[i].steps,
+                   error ? error->message : "was made");
+        moji_sampler_free(s);
+    }
+}
+
+/* A model's own class, when it is one we lack or asks for something we lack. */
+static void test_own_class(void)
+{
+    MojiSamplerConfig config;
+    g_autoptr(GError) error = NULL, unsupported = NULL;
+    if (!read_config("sd14", &config))
+        return;
+    MojiSampler *s = moji_sampler_new(&config, NULL, 20, NULL);
+    MOJI_CHECK(s && moji_sampler_calls(s) == 21, "SD 1.4's own sampler is PNDM");
+    moji_sampler_free(s);
+    g_strlcpy(config.unsupported, "solver_order", sizeof config.unsupported);
+    s = moji_sampler_new(&config, NULL, 20, &unsupported);
+    MOJI_CHECK(!s && strstr(unsupported->message, "solver_order"), "an unknown solver_order");
+    g_strlcpy(config.class_name, "HeunDiscreteScheduler", sizeof config.class_name);
+    s = moji_sampler_new(&config, NULL, 20, &error);
+    MOJI_CHECK(!s && strstr(error->message, "HeunDiscreteScheduler"), "an unknown class");
+    s = moji_sampler_new(&config, "ddim", 20, NULL);
+    MOJI_CHECK(s, "a sampler chosen by name with a model of another class");
+    moji_sampler_free(s);
+}
+
+/* Many Karras steps share rounded timesteps; each must still have its own sigma. */
+static void test_crowded(void)
+{
+    MojiSamplerConfig config;
+    float x[COUNT], input[COUNT], output[COUNT];
+    MojiRandom random;
+    if (!read_config("zero-snr v trailing", &config))
+        return;
+    MojiSampler *s = moji_sampler_new(&config, "dpm++2m-karras", 600, NULL);
+    begin(s, 0, x, &random);
+    for (int i = 0; i < moji_sampler_calls(s); i++) {
+        moji_sampler_input(s, i, x, input, COUNT);
+        fake_unet(input, moji_sampler_timestep(s, i), output);
+        moji_sampler_step(s, i, output, x, COUNT, CHANNELS, &random);
+    }
+    for (int i = 0; i < COUNT; i++)
+        MOJI_CHECK(fabsf(x[i]) < 100, "x[%d] is %g", i, x[i]);
+    moji_sampler_free(s);
+}
+
+static void test_files(void)
+{
+    static const struct {
+        const char *text, *fault;
+    } rows[] = {
+        {"", ""},
+        {"[1]", ""},
+        {"{\"num_train_timesteps\": 0}", "num_train_timesteps"},
+        {"{\"num_train_timesteps\": 1e9}", "num_train_timesteps"},
+        {"{\"num_train_timesteps\": \"1000\"}", "num_train_timesteps"},
+        {"{\"beta_schedule\": \"squaredcos_cap_v2\"}", "squaredcos_cap_v2"},
+        {"{\"beta_start\": -1}", "beta_start"},
+        {"{\"beta_end\": 1.5}", "beta_end"},
+        {"{\"trained_betas\": [0.1, 0.2]}", "trained_betas"},
+        {"{\"prediction_type\": \"sample\"}", "prediction_type"},
+        {"{\"timestep_spacing\": \"sideways\"}", "timestep_spacing"},
+        {"{\"thresholding\": true}", "thresholding"},
+        {"{\"clip_sample\": 1}", "clip_sample"},
+        {"{\"_class_name\": 7}", "_class_name"},
+    };
+    g_autofree char *path = g_build_filename(moji_test_scratch(), "scheduler_config.json", NULL);
+    for (gsize i = 0; i < G_N_ELEMENTS(rows); i++) {
+        MojiSamplerConfig config;
+        g_autoptr(GError) error = NULL;
+        g_assert(g_file_set_contents(path, rows[i].text, -1, NULL));
+        gboolean read = moji_sampler_config_read(path, &config, &error);
+        MOJI_CHECK(!read && g_error_matches(error, MOJI_ERROR, MOJI_ERROR_FILE) &&
+                       strstr(error->message, path) && strstr(error->message, rows[i].fault),
+                   "%s: %s", rows[i].text, read ? "was read" : error->message);
+    }
+}
+
+int main(void)
+{
+    load();
+    moji_test("sampler: trajectories of diffusers", test_trajectories);
+    moji_test("sampler: timesteps of every count of steps", test_timesteps);
+    moji_test("sampler: refusals say what to do", test_refusals);
+    moji_test("sampler: the model's own class", test_own_class);
+    moji_test("sampler: more steps than timesteps apart", test_crowded);
+    moji_test("sampler: faulty config files", test_files);
+    g_object_unref(parser);
+    g_free(data);
+    return moji_test_end();
+}

@@ -219,7 +219,8 @@ static void test_own_class(void)
     if (!read_config("sd14", &config))
         return;
     MojiSampler *s = moji_sampler_new(&config, NULL, 20, NULL);
-    MOJI_CHECK(s && moji_sampler_calls(s) == 21, "SD 1.4's own sampler is PNDM");
+    MOJI_CHECK(s && moji_sampler_calls(s) == 21 && strcmp(moji_sampler_name(s), "pndm") == 0,
+               "SD 1.4's own sampler is PNDM");
     moji_sampler_free(s);
     g_strlcpy(config.unsupported, "solver_order", sizeof config.unsupported);
     s = moji_sampler_new(&config, NULL, 20, &unsupported);

@@ -498,11 +498,6 @@ const char *moji_sampler_name(const MojiSampler *s)
     return names[s->kind];
 }
 
-const char *moji_sampler_name(const MojiSampler *s)
-{
-    return names[s->kind];
-}
-
 int moji_sampler_calls(const MojiSampler *s)
 {
     return s->calls;

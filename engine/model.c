@@ -371,6 +371,7 @@ MojiModel *moji_model_open(const char *folder, GError **error)
         !(m->unet_weights = open_weights(folder, "unet", error)) ||
         !(m->vae_weights = open_weights(folder, "vae", error)))
         goto fail;
+    moji_clip_alias(m->clip_weights);
     moji_vae_alias(m->vae_weights);
     return m;
 fail:

@@ -162,7 +162,7 @@ static void test_header_length(void)
 static void test_bad_json(void)
 {
     static const char *const headers[] = {
-        "{",           "{}}",     "{\"a\"",  "{\"a\":",       "{\"a\":{\"dtype\":\"F32\"",
+        "{ ",          "{}}",     "{\"a\"",  "{\"a\":",       "{\"a\":{\"dtype\":\"F32\"",
         "{\"a\":tru}", "{/* */}", "{# x\n}", "{\"a\xff\":1}", "{\"a\\",
         "{\"a",
     };

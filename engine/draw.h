@@ -20,12 +20,15 @@ typedef struct MojiEngine MojiEngine;
 
 /* backend: "auto", "cpu", ...; threads 0: one a core. */
 MojiEngine *moji_engine_new(const char *backend, int threads, GError **error);
-void moji_engine_free(MojiEngine *e);
-const char *moji_engine_describe(MojiEngine *e); /* one line about the backend */
-/* "f32", "bf16" or NULL for the backend's preferred type; takes effect with the next model load. */
+void moji_engine_free(MojiEngine *e); /* NULL is fine */
+/* One line about the backend; owned by the engine, never changes. */
+const char *moji_engine_describe(MojiEngine *e);
+/* "f32", "bf16" or NULL for the backend's preferred type; takes effect with the next drawing. */
 void moji_engine_set_type(MojiEngine *e, const char *type);
-/* NULL, or a folder where every arrow of the next drawings is written as .npy: ids, embeddings,
- * noise, latents_NN, decoded. */
+/* NULL, or a folder where every arrow of the next drawings is written as .npy, channels last:
+ * ids i32 [B,n] and embeddings f32 [B,n,C], the negative prompt's first; noise f32 [1,h,w,c];
+ * latents_01 ... after each call of the U-Net; decoded f32 [1,H,W,3], about -1..1. The second and
+ * further pictures of one drawing go to folders 2, 3, ... in it. */
 void moji_engine_set_dump(MojiEngine *e, const char *folder);
 /* TRUE: progress carries previews, at the price of a little time. FALSE at first. */
 void moji_engine_set_previews(MojiEngine *e, gboolean previews);
@@ -34,7 +37,7 @@ void moji_engine_unload(MojiEngine *e); /* drop the model, keep the engine */
 typedef enum {
     MOJI_PHASE_LOADING, /* reading the model and preparing: step 0 of 0 */
     MOJI_PHASE_TEXT,
-    MOJI_PHASE_STEP,    /* step of steps done */
+    MOJI_PHASE_STEP, /* step of steps done */
     MOJI_PHASE_DECODING,
     MOJI_PHASE_CUTOUT,
 } MojiPhase;
@@ -42,8 +45,8 @@ const char *moji_phase_name(MojiPhase phase); /* "loading", "text", "step", ... 
 
 typedef struct {
     MojiPhase phase;
-    int step, steps;   /* across one picture */
-    int image, images; /* which of `count` */
+    int step, steps;   /* across one picture; steps are calls of the U-Net */
+    int image, images; /* which of `count`, from 0 */
     /* A small RGB picture of the present estimate, or NULL; valid during the call only. */
     const guint8 *preview;
     int preview_width, preview_height;
@@ -58,6 +61,8 @@ typedef struct { /* of the last drawing, in seconds */
 } MojiTimes;
 const MojiTimes *moji_engine_times(MojiEngine *e);
 
-/* MojiImage* elements, freed with the array; NULL on error. */
+/* MojiImage* elements with recipes (order.h says what is in one), freed with the array; NULL on
+ * error. A background that is not flat is no error: that picture comes without a mask, and its
+ * recipe has a "warning". */
 GPtrArray *moji_engine_draw(MojiEngine *e, const MojiRequest *request, MojiProgressFn progress,
                             gpointer user_data, GCancellable *cancellable, GError **error);

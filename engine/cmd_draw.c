@@ -1,0 +1,291 @@
+/* cmd_draw.c: `moji draw`. Files go to standard output by name, everything else to standard error:
+ * progress on a terminal, then the seed, the times and the memory. */
+#include "command.h"
+#include "draw.h"
+#include <json-glib/json-glib.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define UNSET G_MININT /* an option that was not given: 0 is something a user may write */
+
+typedef struct {
+    char *output, *negative, *background, *style, *sampler, *model, *backend, *type, *dump;
+    gint64 seed;
+    int steps, size, count, threads;
+    double guidance;
+    gboolean transparent;
+} Options;
+
+static void options_clear(Options *o)
+{
+    char *owned[] = {o->output, o->negative, o->background, o->style, o->sampler,
+                     o->model,  o->backend,  o->type,       o->dump};
+    for (gsize i = 0; i < G_N_ELEMENTS(owned); i++)
+        g_free(owned[i]);
+}
+
+/* ---- names of files ---- */
+
+/* Letters and digits of the prompt, anything else a single hyphen; at most 40 characters. */
+static char *slug(const char *prompt)
+{
+    GString *out = g_string_new(NULL);
+    int letters = 0;
+    for (const char *p = prompt; *p && letters < 40; p = g_utf8_next_char(p)) {
+        gunichar c = g_unichar_tolower(g_utf8_get_char(p));
+        if (g_unichar_isalnum(c)) {
+            g_string_append_unichar(out, c);
+            letters++;
+        } else if (out->len && out->str[out->len - 1] != '-') {
+            g_string_append_c(out, '-');
+        }
+    }
+    while (out->len && out->str[out->len - 1] == '-')
+        g_string_truncate(out, out->len - 1);
+    return g_string_free(out, FALSE);
+}
+
+/* FILE.png -> FILE-2.png */
+static char *numbered(const char *path, int number)
+{
+    const char *dot = strrchr(path, '.'), *slash = strrchr(path, '/');
+    gsize stem = dot && (!slash || dot > slash) ? (gsize)(dot - path) : strlen(path);
+    return g_strdup_printf("%.*s-%d%s", (int)stem, path, number, path + stem);
+}
+
+/* Without -o nothing is ever overwritten: the first number that is free. */
+static char *free_name(const char *prompt, int *number)
+{
+    g_autofree char *words = slug(prompt);
+    for (;; ++*number) {
+        char *path = g_strdup_printf("emoji-%s%s%d.png", words, *words ? "-" : "", *number);
+        if (!g_file_test(path, G_FILE_TEST_EXISTS))
+            return path;
+        g_free(path);
+    }
+}
+
+/* Before a long drawing rather than after it. */
+static gboolean check_output(const char *path, GError **error)
+{
+    g_autofree char *folder = g_path_get_dirname(path);
+    if (g_file_test(path, G_FILE_TEST_IS_DIR))
+        moji_error_file(error, path, "is a folder, expected the name of a file");
+    else if (!g_file_test(folder, G_FILE_TEST_IS_DIR))
+        moji_error_file(error, folder, "there is no such folder to write to");
+    else if (access(folder, W_OK))
+        moji_error_file(error, folder, "the folder cannot be written to");
+    else
+        return TRUE;
+    return FALSE;
+}
+
+/* ---- what is said on the way ---- */
+
+static void clear_line(void)
+{
+    fputs("\r\033[K", stderr);
+}
+
+static void on_progress(const MojiProgress *p, gpointer unused)
+{
+    enum { WIDTH = 24 };
+    (void)unused;
+    int done = p->steps ? p->step * WIDTH / p->steps : 0;
+    clear_line();
+    if (p->images > 1)
+        fprintf(stderr, "%d of %d  ", p->image + 1, p->images);
+    if (p->phase != MOJI_PHASE_STEP) {
+        fputs(moji_phase_name(p->phase), stderr);
+        return;
+    }
+    fputc('[', stderr);
+    for (int i = 0; i < WIDTH; i++)
+        fputc(i < done ? '#' : '.', stderr);
+    fprintf(stderr, "] step %d of %d", p->step, p->steps);
+}
+
+static void print_warning(JsonObject *recipe)
+{
+    if (json_object_has_member(recipe, "warning"))
+        fprintf(stderr, "moji: warning: %s\n", json_object_get_string_member(recipe, "warning"));
+}
+
+static void print_recipe(const char *text, const char *path)
+{
+    g_autoptr(JsonNode) root = json_from_string(text, NULL);
+    JsonObject *r = json_node_get_object(root);
+    print_warning(r);
+    fprintf(
+        stderr,
+        "%s: seed %" G_GINT64_FORMAT ", %d px, %d steps of %s, guidance %g, style %s, "
+        "background %s, %s\n",
+        path, json_object_get_int_member(r, "seed"), (int)json_object_get_int_member(r, "size"),
+        (int)json_object_get_int_member(r, "steps"), json_object_get_string_member(r, "sampler"),
+        json_object_get_double_member(r, "guidance"), json_object_get_string_member(r, "style"),
+        json_object_get_string_member(r, "background"), json_object_get_string_member(r, "type"));
+}
+
+static void print_times(const MojiTimes *t)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    fprintf(stderr,
+            "%.2f s: loading %.2f, text %.2f, %d calls of the U-Net %.2f, decoding %.2f, "
+            "cut-out %.2f; peak memory %ld MiB\n",
+            t->total, t->load, t->text, t->unet_calls, t->unet, t->vae, t->cutout,
+            usage.ru_maxrss / 1024);
+}
+
+/* ---- the command ---- */
+
+static int write_images(GPtrArray *images, const Options *o, const char *prompt)
+{
+    int number = 1;
+    for (guint i = 0; i < images->len; i++) {
+        GError *error = NULL;
+        const MojiImage *image = images->pdata[i];
+        g_autofree char *path = !o->output         ? free_name(prompt, &number)
+                                : images->len == 1 ? g_strdup(o->output)
+                                                   : numbered(o->output, (int)i + 1);
+        if (!moji_image_write_png(image, path, &error))
+            return moji_command_fail(error);
+        print_recipe(image->recipe, path);
+        puts(path);
+    }
+    return MOJI_EXIT_OK;
+}
+
+static int draw(const Options *o, const MojiRequest *request)
+{
+    GError *error = NULL;
+    g_autoptr(GCancellable) cancel = g_cancellable_new();
+    moji_command_cancel_on_signal(cancel);
+    MojiEngine *engine = moji_engine_new(o->backend ? o->backend : "auto", o->threads, &error);
+    if (!engine)
+        return moji_command_fail(error);
+    gboolean terminal = isatty(2);
+    moji_engine_set_type(engine, g_strcmp0(o->type, "auto") ? o->type : NULL);
+    moji_engine_set_dump(engine, o->dump);
+    GPtrArray *images =
+        moji_engine_draw(engine, request, terminal ? on_progress : NULL, NULL, cancel, &error);
+    if (terminal)
+        clear_line();
+    int code = images ? write_images(images, o, request->prompt) : moji_command_fail(error);
+    if (images) {
+        print_times(moji_engine_times(engine));
+        g_ptr_array_unref(images);
+    }
+    moji_engine_free(engine);
+    return code;
+}
+
+/* A number that was given must mean something: 0 stands for "not given" inside the engine only. */
+static gboolean check_given(const Options *o)
+{
+    const struct {
+        const char *name;
+        int value, min;
+    } numbers[] = {{"steps", o->steps, 1},
+                   {"size", o->size, 1},
+                   {"count", o->count, 1},
+                   {"threads", o->threads, 0}};
+    for (gsize i = 0; i < G_N_ELEMENTS(numbers); i++)
+        if (numbers[i].value != UNSET && numbers[i].value < numbers[i].min) {
+            moji_command_misuse("--%s %d: expected %d or more", numbers[i].name, numbers[i].value,
+                                numbers[i].min);
+            return FALSE;
+        }
+    if (o->guidance != UNSET && !(o->guidance >= 0)) {
+        moji_command_misuse("--guidance %g: expected 0 or more", o->guidance);
+        return FALSE;
+    }
+    if (o->type && strcmp(o->type, "auto") && strcmp(o->type, "f32") && strcmp(o->type, "bf16")) {
+        moji_command_misuse("--type \"%s\": expected auto, f32 or bf16", o->type);
+        return FALSE;
+    }
+    return TRUE;
+}
+
+static int run(Options *o, const char *prompt)
+{
+    GError *error = NULL;
+    if (!check_given(o))
+        return MOJI_EXIT_USAGE;
+    g_autoptr(MojiRequest) r = moji_request_new();
+    r->prompt = g_strdup(prompt);
+    r->negative = g_strdup(o->negative);
+    r->style = g_strdup(o->style);
+    r->background = g_strdup(o->background);
+    r->sampler = g_strdup(o->sampler);
+    r->model = g_strdup(o->model);
+    r->seed = o->seed;
+    r->steps = o->steps == UNSET ? 0 : o->steps;
+    r->size = o->size == UNSET ? 0 : o->size;
+    r->count = o->count == UNSET ? 0 : o->count;
+    r->guidance = o->guidance == UNSET ? -1 : o->guidance;
+    r->transparent = o->transparent;
+    o->threads = MAX(o->threads, 0);
+    if (!moji_request_check(r, &error) || !check_output(o->output ? o->output : "./x.png", &error))
+        return moji_command_fail(error);
+    return draw(o, r);
+}
+
+int moji_cmd_draw(int argc, char **argv)
+{
+    Options o = {.seed = -1,
+                 .steps = UNSET,
+                 .size = UNSET,
+                 .count = UNSET,
+                 .threads = UNSET,
+                 .guidance = UNSET};
+    /* Words are taken as "file names", that is as bytes: a prompt in Korean must also work where
+     * the locale is C. moji_request_check sees to it that they are UTF-8. */
+    const GOptionEntry entries[] = {
+        {"output", 'o', 0, G_OPTION_ARG_FILENAME, &o.output,
+         "Where to write (emoji-PROMPT-1.png, or the next free number)", "FILE.png"},
+        {"negative", 0, 0, G_OPTION_ARG_FILENAME, &o.negative, "What not to draw", "T"},
+        {"seed", 0, 0, G_OPTION_ARG_INT64, &o.seed,
+         "0 or more; the same seed draws the same picture (random)", "N"},
+        {"steps", 0, 0, G_OPTION_ARG_INT, &o.steps, "1 to 1000 (the model's)", "N"},
+        {"guidance", 0, 0, G_OPTION_ARG_DOUBLE, &o.guidance,
+         "How closely to follow the prompt, up to 100; 1: off, twice as fast (the model's)", "X"},
+        {"sampler", 0, 0, G_OPTION_ARG_FILENAME, &o.sampler,
+         "pndm, ddim, euler, euler-a, dpm++2m, dpm++2m-karras or lcm (the model's)", "NAME"},
+        {"size", 0, 0, G_OPTION_ARG_INT, &o.size, "Pixels on a side (the model's)", "N"},
+        {"count", 0, 0, G_OPTION_ARG_INT, &o.count,
+         "So many pictures, seeds N, N+1, ...; FILE-1.png, FILE-2.png, ... (1)", "N"},
+        {"background", 0, 0, G_OPTION_ARG_FILENAME, &o.background,
+         "A word of the model's (moji info lists them), #rrggbb or none", "COLOUR"},
+        {"style", 0, 0, G_OPTION_ARG_FILENAME, &o.style, "A style word of the model's, or none",
+         "WORD"},
+        {"transparent", 0, 0, G_OPTION_ARG_NONE, &o.transparent,
+         "Cut the flat background out; kept, with a warning, if it is not flat", NULL},
+        {"model", 0, 0, G_OPTION_ARG_FILENAME, &o.model,
+         "Model folder in diffusers' layout (the bundled one)", "DIR"},
+        {"backend", 0, 0, G_OPTION_ARG_FILENAME, &o.backend, "auto or cpu (auto)", "NAME"},
+        {"type", 0, 0, G_OPTION_ARG_FILENAME, &o.type,
+         "auto, f32 or bf16 (auto: what the processor is fastest at)", "T"},
+        {"threads", 0, 0, G_OPTION_ARG_INT, &o.threads, "Threads (one a core)", "N"},
+        {"dump", 0, 0, G_OPTION_ARG_FILENAME, &o.dump,
+         "Write ids, embeddings, noise, latents and pixels as .npy files", "DIR"},
+        G_OPTION_ENTRY_NULL};
+    g_auto(GStrv) words = NULL;
+    int code = MOJI_EXIT_USAGE;
+    if (moji_command_parse("draw PROMPT [-o FILE.png] [OPTION...]",
+                           "The name of each file is printed on standard output; seed, times and\n"
+                           "peak memory on standard error. Ctrl-C cancels, and writes nothing.\n"
+                           "Exit codes: 0 drawn, 1 other, 2 arguments, 3 file, 4 memory, "
+                           "5 cancelled.",
+                           entries, argc, argv, &words)) {
+        if (g_strv_length(words) == 1)
+            code = run(&o, words[0]);
+        else
+            moji_command_misuse(words[0] ? "draw takes one prompt; put its words in quotes"
+                                         : "draw needs a prompt; see moji draw --help");
+    }
+    options_clear(&o);
+    return code;
+}

@@ -1,0 +1,35 @@
+/* command.h: what the files cmd_*.c share. Each command is a function of its own arguments that
+ * prints and returns the program's exit code; nothing else in the engine prints. */
+#pragma once
+#include <gio/gio.h>
+#include "error.h"
+
+enum { /* exit codes; moji --help documents them */
+       MOJI_EXIT_OK = 0,
+       MOJI_EXIT_OTHER = 1,
+       MOJI_EXIT_USAGE = 2,
+       MOJI_EXIT_FILE = 3,
+       MOJI_EXIT_MEMORY = 4,
+       MOJI_EXIT_CANCELLED = 5,
+};
+
+/* argv[0] is the command's word. */
+int moji_cmd_draw(int argc, char **argv);
+int moji_cmd_info(int argc, char **argv);
+int moji_cmd_explain(int argc, char **argv);
+int moji_cmd_serve(int argc, char **argv);
+int moji_cmd_cutout(int argc, char **argv);
+
+/* Parses a command's options; what is left of the words is in *words (g_strfreev). usage is what
+ * follows "moji " in the first line of --help. FALSE after having printed why not. */
+gboolean moji_command_parse(const char *usage, const char *description, const GOptionEntry *entries,
+                            int argc, char **argv, char ***words);
+
+/* Prints "moji: TEXT" on standard error, frees the error, returns its exit code. */
+int moji_command_fail(GError *error);
+/* The same for a mistake in the arguments. */
+int moji_command_misuse(const char *format, ...) G_GNUC_PRINTF(1, 2);
+
+/* From now on, the first SIGINT or SIGTERM cancels the cancellable and the second one ends the
+ * program. To be called before any other thread is started. */
+void moji_command_cancel_on_signal(GCancellable *cancellable);

@@ -1,0 +1,243 @@
+/* order.c: see order.h. */
+#include "order.h"
+#include "stage.h"
+#include "version.h"
+#include <json-glib/json-glib.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NONE "none" /* the word by which a user says: no style, no background */
+
+static gboolean refuse(GError **error, const char *what, const char *word, const char *choices)
+{
+    if (*choices)
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "%s: this model does not know \"%s\"; choose one of: %s", what, word, choices);
+    else
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "%s: \"%s\" was asked for and this model "
+                    "has none to choose from",
+                    what, word);
+    return FALSE;
+}
+
+static gboolean same_word(const char *a, const char *b)
+{
+    return !g_ascii_strcasecmp(a, b);
+}
+
+static gboolean choose_style(MojiOrder *o, const char *asked, const MojiCard *card, GError **error)
+{
+    if (!asked || !*asked) {
+        o->style = g_strdup(card->default_style);
+        return TRUE;
+    }
+    if (same_word(asked, NONE))
+        return TRUE;
+    for (char **s = card->styles; *s; s++)
+        if (same_word(asked, *s)) {
+            o->style = g_strdup(*s);
+            return TRUE;
+        }
+    g_autofree char *choices = g_strjoinv(", ", card->styles);
+    return refuse(error, "style", asked, choices);
+}
+
+static gboolean read_colour(const char *text, int rgb[3])
+{
+    char end;
+    return text[0] == '#' && strlen(text) == 7 &&
+           sscanf(text + 1, "%2x%2x%2x%c", (guint *)rgb, (guint *)rgb + 1, (guint *)rgb + 2,
+                  &end) == 3;
+}
+
+static const MojiColour *nearest_colour(const MojiCard *card, const int rgb[3], int *distance)
+{
+    const MojiColour *best = NULL;
+    for (int i = 0; i < card->n_backgrounds; i++) {
+        const guint8 *c = card->backgrounds[i].rgb;
+        int d = 0;
+        for (int k = 0; k < 3; k++)
+            d += (c[k] - rgb[k]) * (c[k] - rgb[k]);
+        if (!best || d < *distance) {
+            best = &card->backgrounds[i];
+            *distance = d;
+        }
+    }
+    return best;
+}
+
+static gboolean choose_background(MojiOrder *o, const char *asked, const MojiCard *card,
+                                  GError **error)
+{
+    int rgb[3], distance = 0;
+    if (!asked || !*asked) {
+        o->background = g_strdup(card->default_background);
+        return TRUE;
+    }
+    if (same_word(asked, NONE))
+        return TRUE;
+    if (!card->n_backgrounds) {
+        if (card->prompt && strstr(card->prompt, "{background}"))
+            o->background = g_strdup(asked);
+        else
+            moji_order_warn(o, "This model takes no background; \"%s\" was left out.", asked);
+        return TRUE;
+    }
+    g_autoptr(GPtrArray) words = g_ptr_array_new();
+    for (int i = 0; i < card->n_backgrounds; i++) {
+        if (same_word(asked, card->backgrounds[i].word)) {
+            o->background = g_strdup(card->backgrounds[i].word);
+            return TRUE;
+        }
+        g_ptr_array_add(words, card->backgrounds[i].word);
+    }
+    if (read_colour(asked, rgb)) {
+        o->background = g_strdup(nearest_colour(card, rgb, &distance)->word);
+        if (distance)
+            moji_order_warn(o, "Background %s became %s, the nearest colour this model knows.",
+                            asked, o->background);
+        return TRUE;
+    }
+    g_ptr_array_add(words, NULL);
+    g_autofree char *choices = g_strjoinv(", ", (char **)words->pdata);
+    g_autofree char *all = g_strconcat(choices, ", or a colour as #00b140", NULL);
+    return refuse(error, "background", asked, all);
+}
+
+static gboolean choose_size(MojiOrder *o, int asked, const MojiModel *m, GError **error)
+{
+    int unit = moji_stage_size_unit(m);
+    o->size = asked ? asked : m->card.size;
+    if (o->size % unit == 0)
+        return TRUE;
+    int below = o->size / unit * unit;
+    g_autofree char *first =
+        below >= MOJI_REQUEST_MIN_SIZE ? g_strdup_printf("%d or ", below) : g_strdup("");
+    g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                "size: %d px; this model draws multiples of %d px, as %s%d", o->size, unit, first,
+                below + unit);
+    return FALSE;
+}
+
+static gboolean choose_sampler(MojiOrder *o, const char *asked, const MojiModel *m, GError **error)
+{
+    const char *name = asked && *asked ? asked : m->card.sampler;
+    MojiSampler *s = moji_sampler_new(&m->sampler, name, o->steps, error);
+    if (s)
+        o->sampler = g_strdup(moji_sampler_name(s));
+    moji_sampler_free(s);
+    return s != NULL;
+}
+
+MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **error)
+{
+    MojiOrder *o = g_new0(MojiOrder, 1);
+    o->warnings = g_string_new(NULL);
+    o->prompt = g_strdup(r->prompt);
+    o->negative = g_strdup(r->negative ? r->negative : "");
+    /* Short enough to be read out and typed again. */
+    o->seed = r->seed >= 0 ? r->seed : g_random_int_range(0, G_MAXINT32);
+    o->steps = r->steps ? r->steps : m->card.steps;
+    o->guidance = r->guidance >= 0 ? r->guidance : m->card.guidance;
+    o->count = MAX(r->count, 1);
+    o->transparent = r->transparent;
+    if (!choose_style(o, r->style, &m->card, error) ||
+        !choose_background(o, r->background, &m->card, error) ||
+        !choose_size(o, r->size, m, error) || !choose_sampler(o, r->sampler, m, error)) {
+        moji_order_free(o);
+        return NULL;
+    }
+    if (*o->negative && o->guidance <= 1)
+        moji_order_warn(o, "A negative prompt needs guidance above 1; it was left out.");
+    o->text = moji_card_prompt(&m->card, o->prompt, o->style, o->background);
+    return o;
+}
+
+void moji_order_free(MojiOrder *o)
+{
+    if (!o)
+        return;
+    g_free(o->prompt);
+    g_free(o->negative);
+    g_free(o->text);
+    g_free(o->style);
+    g_free(o->background);
+    g_free(o->sampler);
+    g_string_free(o->warnings, TRUE);
+    g_free(o);
+}
+
+void moji_order_warn(MojiOrder *o, const char *format, ...)
+{
+    va_list args;
+    if (o->warnings->len)
+        g_string_append_c(o->warnings, ' ');
+    va_start(args, format);
+    g_string_append_vprintf(o->warnings, format, args);
+    va_end(args);
+}
+
+/* ---- the recipe ---- */
+
+static void digest_part(GChecksum *sum, FILE *f, long from)
+{
+    gsize most = 1 << 20;
+    g_autofree guint8 *part = g_malloc(most);
+    if (!fseek(f, from, SEEK_SET))
+        g_checksum_update(sum, part, (gssize)fread(part, 1, most, f));
+}
+
+char *moji_weights_identity(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f || fseek(f, 0, SEEK_END)) {
+        if (f)
+            fclose(f);
+        return g_strdup("");
+    }
+    long bytes = ftell(f);
+    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+    g_autofree char *size = g_strdup_printf("%ld", bytes);
+    g_checksum_update(sum, (const guchar *)size, -1);
+    digest_part(sum, f, 0);
+    digest_part(sum, f, MAX(0, bytes - (1 << 20)));
+    fclose(f);
+    return g_strndup(g_checksum_get_string(sum), 16);
+}
+
+static void put(JsonObject *o, const char *member, const char *text)
+{
+    json_object_set_string_member(o, member, text ? text : "");
+}
+
+char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weights, MojiType type,
+                        int index, const guint8 cutout[3])
+{
+    JsonObject *r = json_object_new();
+    put(r, "engine", "moji " MOJI_VERSION);
+    put(r, "model", m->card.name);
+    put(r, "version", m->card.version);
+    put(r, "weights", weights);
+    put(r, "type", moji_type_name(type));
+    put(r, "prompt", o->prompt);
+    put(r, "text", o->text);
+    put(r, "negative", o->negative);
+    put(r, "style", o->style ? o->style : NONE);
+    put(r, "background", o->background ? o->background : NONE);
+    json_object_set_int_member(r, "seed", o->seed + index);
+    json_object_set_int_member(r, "steps", o->steps);
+    json_object_set_double_member(r, "guidance", o->guidance);
+    put(r, "sampler", o->sampler);
+    json_object_set_int_member(r, "size", o->size);
+    json_object_set_boolean_member(r, "transparent", o->transparent);
+    if (cutout) {
+        g_autofree char *hex = g_strdup_printf("#%02x%02x%02x", cutout[0], cutout[1], cutout[2]);
+        put(r, "cutout", hex);
+    }
+    if (o->warnings->len)
+        put(r, "warning", o->warnings->str);
+    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
+    json_node_take_object(root, r);
+    return json_to_string(root, FALSE);
+}

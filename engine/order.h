@@ -1,0 +1,41 @@
+/* order.h: a request and a model's card make an order: every setting has its value, every word is
+ * one the model knows. The recipe is an order written down. */
+#pragma once
+#include "model.h"
+#include "request.h"
+
+typedef struct {
+    char *prompt, *negative;  /* as asked; negative "" for none */
+    char *text;               /* what the tokenizer gets: the card's template filled in */
+    char *style, *background; /* words of the card; NULL: none */
+    char *sampler;
+    gint64 seed; /* of the first picture */
+    int steps, size, count;
+    double guidance;
+    gboolean transparent;
+    GString *warnings; /* sentences for the user; empty if all is well */
+} MojiOrder;
+
+/* MOJI_ERROR_USAGE names what the model does not know and lists what it does. */
+MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **error);
+void moji_order_free(MojiOrder *o); /* NULL is fine */
+
+/* Adds a sentence. */
+void moji_order_warn(MojiOrder *o, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* A short name for the weights themselves: hexadecimal digits of the SHA-256 of their file's size,
+ * first and last MiB (a whole file of gigabytes would take longer than the drawing). "" if the file
+ * cannot be read. Caller frees. */
+char *moji_weights_identity(const char *path);
+
+/* JSON of everything needed to draw picture `index` again. No times, dates or paths: the same order
+ * gives the same bytes. cutout: the background's colour if it was cut out, else NULL. Caller frees.
+ *
+ *     {"engine": "moji 0.1.0", "model": ..., "version": ..., "weights": ..., "type": "bf16",
+ *      "prompt": ..., "text": ..., "negative": ..., "style": ..., "background": ..., "seed": 1,
+ *      "steps": 20, "guidance": 7.5, "sampler": "pndm", "size": 512, "transparent": false,
+ *      "cutout": "#00b140", "warning": ...}
+ *
+ * style and background are "none" where there is none; cutout and warning may be missing. */
+char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weights, MojiType type,
+                        int index, const guint8 cutout[3]);

@@ -1,0 +1,126 @@
+/* stage.c: see stage.h. The only place that knows which network gets which inputs. */
+#include "stage.h"
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static MojiStage *stage_new(const char *name, MojiType type, MojiWeights *weights)
+{
+    MojiStage *s = g_new0(MojiStage, 1);
+    s->tape = moji_tape_new(type);
+    s->name = name;
+    s->weights = weights;
+    return s;
+}
+
+static MojiStage *stage_end(MojiStage *s, MojiTensor *out)
+{
+    s->out = moji_output(s->tape, out);
+    moji_tape_plan(s->tape);
+    return s;
+}
+
+int moji_stage_tokens(const MojiModel *m)
+{
+    return m->tokenizer ? moji_tokenizer_length(m->tokenizer) : m->clip.positions;
+}
+
+MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch)
+{
+    MojiStage *s = stage_new("text", type, m->clip_weights);
+    const gint64 shape[] = {batch, moji_stage_tokens(m)};
+    s->in[0] = moji_input(s->tape, "ids", MOJI_I32, 2, shape);
+    s->in[1] = moji_input(s->tape, "positions", MOJI_I32, 2, shape);
+    return stage_end(s, moji_clip(s->tape, &m->clip, s->in[0], s->in[1]));
+}
+
+MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w)
+{
+    MojiStage *s = stage_new("unet", type, m->unet_weights);
+    const gint64 sample[] = {batch, h, w, m->unet.in_channels};
+    const gint64 context[] = {batch, moji_stage_tokens(m), m->unet.cross_attention_dim};
+    s->in[0] = moji_input(s->tape, "sample", MOJI_F32, 4, sample);
+    s->in[1] = moji_input(s->tape, "timestep", MOJI_F32, 1, (const gint64[]){batch});
+    s->in[2] = moji_input(s->tape, "context", MOJI_F32, 3, context);
+    return stage_end(s, moji_unet(s->tape, &m->unet, s->in[0], s->in[1], s->in[2]));
+}
+
+MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, int w)
+{
+    MojiStage *s = stage_new("vae", type, m->vae_weights);
+    const gint64 shape[] = {batch, h, w, m->vae.latent_channels};
+    s->in[0] = moji_input(s->tape, "latents", MOJI_F32, 4, shape);
+    return stage_end(s, moji_vae_decoder(s->tape, &m->vae, s->in[0]));
+}
+
+void moji_stage_free(MojiStage *s)
+{
+    if (!s)
+        return;
+    moji_tape_free(s->tape);
+    g_free(s);
+}
+
+/* The first number after `key` in a file of /proc; G_MAXUINT64 if it is not there. */
+static guint64 read_number(const char *path, const char *key)
+{
+    g_autofree char *text = NULL;
+    if (!g_file_get_contents(path, &text, NULL, NULL))
+        return G_MAXUINT64;
+    const char *at = strstr(text, key);
+    return at ? g_ascii_strtoull(at + strlen(key), NULL, 10) : G_MAXUINT64;
+}
+
+/* Bytes: what the machine has left, or what is left of the limit on this process's addresses. */
+static guint64 memory_available(void)
+{
+    guint64 kib = read_number("/proc/meminfo", "MemAvailable:");
+    guint64 machine = kib == G_MAXUINT64 ? kib : kib * 1024;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY)
+        return machine;
+    guint64 used = read_number("/proc/self/statm", "") * sysconf(_SC_PAGESIZE);
+    return MIN(machine, limit.rlim_cur > used ? limit.rlim_cur - used : 0);
+}
+
+/* The block, and a copy of each parameter that no backend has made its own of yet. */
+static guint64 memory_needed(const MojiStage *s)
+{
+    guint64 bytes = moji_tape_block_bytes(s->tape);
+    for (int i = 0; i < moji_tape_tensors(s->tape); i++) {
+        MojiTensor *t = moji_tape_tensor(s->tape, i);
+        if (t->kind != MOJI_PARAMETER || t->view_of)
+            continue;
+        MojiWeight *w = s->weights ? moji_weights_find(s->weights, t->name) : NULL;
+        if (w && !w->prepared)
+            bytes += moji_tensor_bytes(t);
+    }
+    return bytes;
+}
+
+/* Memory is promised freely and missed only when it is touched, by a kill: so ask beforehand. */
+static gboolean fits(const MojiStage *s, GError **error)
+{
+    guint64 needed = memory_needed(s), available = memory_available();
+    if (needed <= available)
+        return TRUE;
+    g_autofree char *wanted = g_format_size_full(needed, G_FORMAT_SIZE_IEC_UNITS);
+    g_autofree char *found = g_format_size_full(available, G_FORMAT_SIZE_IEC_UNITS);
+    g_set_error(error, MOJI_ERROR, MOJI_ERROR_MEMORY,
+                "The %s network needs %s of memory at this size and %s is available", s->name,
+                wanted, found);
+    return FALSE;
+}
+
+gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error)
+{
+    if (s->prepared)
+        return TRUE;
+    s->prepared = fits(s, error) && moji_tape_prepare(s->tape, backend, s->weights, error);
+    return s->prepared;
+}
+
+int moji_stage_size_unit(const MojiModel *m)
+{
+    return moji_vae_factor(&m->vae) << (m->unet.levels - 1);
+}

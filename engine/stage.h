@@ -1,0 +1,38 @@
+/* stage.h: one tape of the pipeline with its ends: text, U-Net or decoder at one size and batch.
+ *
+ *     MojiStage *s = moji_stage_unet(model, MOJI_BF16, 2, 64, 64);
+ *     puts(moji_tape_explain(s->tape));                      // needs no weights
+ *     if (!moji_stage_prepare(s, backend, &error)) ...
+ *     moji_tape_write(s->tape, s->in[0], latents); ...
+ *     moji_stage_free(s);                                    // before the model
+ *
+ * B batch, n tokens, C embedding width, h w latents on a side, c latent channels, f pixels per
+ * latent. */
+#pragma once
+#include "backend.h"
+#include "model.h"
+
+typedef struct {
+    MojiTape *tape; /* planned */
+    MojiTensor *in[3], *out;
+    MojiWeights *weights; /* the model's; NULL if it was opened without */
+    const char *name;     /* "text", "unet" or "vae" */
+    gboolean prepared;
+} MojiStage;
+
+/* ids i32 [B,n], positions i32 [B,n] -> f32 [B,n,C] */
+MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch);
+/* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c] */
+MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w);
+/* latents f32 [B,h,w,c] -> f32 [B,f*h,f*w,3] */
+MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, int w);
+void moji_stage_free(MojiStage *s); /* NULL is fine */
+
+/* Allocates and prepares, once; later calls do nothing. MOJI_ERROR_MEMORY, before anything is
+ * allocated, if the machine says that the plan does not fit. */
+gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error);
+
+int moji_stage_tokens(
+    const MojiModel *m); /* n: what the tokenizer makes, or the text model takes */
+/* Pixels on a side must be a multiple of this: the decoder's factor times the U-Net's. */
+int moji_stage_size_unit(const MojiModel *m);

@@ -1,10 +1,16 @@
 # Makefile: the whole build. It finds what the machine has, says so, and builds what it can.
 #
-#   make                 the program, the plug-in, translations      (build/)
-#   make test            everything the suite needs, then the suite  (SANITIZE=1: with sanitizers)
-#   make install         for this user; see install.sh for a fresh machine
+#   make                 the program, the plug-in and its translations, in build/
+#   make test            what the suite needs, then the suite (SANITIZE=1: with sanitizers)
+#   make install         for this user, or PREFIX=... DESTDIR=... (PLUGIN_DIR=...: GIMP's plug-ins)
+#   make uninstall       takes away exactly what was installed
+#   make bench-cutout    background removal over 100 pieces of art (ART=folder of Iconify packages)
+#   make fuzzers         the fuzz targets; build/libfuzzer/fuzz_X is one that searches (clang)
 #   make format          clang-format over the C files
+#   make clean           removes build/
 #   make help            these lines
+#
+# A fresh machine: ./install.sh, which installs the Debian packages too.
 
 CC      ?= cc
 CSTD     = -std=gnu11
@@ -18,9 +24,18 @@ BUILD   := build/sanitize
 OPT      = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 endif
 
+# --- what the machine has ---
+has = $(shell pkg-config --exists $(1) 2>/dev/null && pkg-config --modversion $(1) | head -n 1)
+
 ENGINE_PKGS = gio-unix-2.0 json-glib-1.0 libpng
-HAVE_ENGINE := $(shell pkg-config --exists $(ENGINE_PKGS) && echo yes)
-HAVE_GIMP   := $(shell pkg-config --exists gimpui-2.0 && echo yes)
+HAVE_ENGINE := $(if $(call has,$(ENGINE_PKGS)),yes)
+HAVE_ONEDNN := $(shell echo '\#include <dnnl.h>' | $(CC) -E - >/dev/null 2>&1 && echo yes)
+HAVE_GIMP   := $(call has,gimpui-2.0)
+HAVE_TOOLS  := $(shell command -v msgfmt >/dev/null && command -v gdk-pixbuf-csource >/dev/null && echo yes)
+
+ENGINE_LACKS = $(if $(HAVE_ENGINE),,libglib2.0-dev libjson-glib-dev libpng-dev) \
+               $(if $(HAVE_ONEDNN),,libdnnl-dev)
+PLUGIN_LACKS = $(if $(HAVE_GIMP),,libgimp2.0-dev) $(if $(HAVE_TOOLS),,gettext libgdk-pixbuf2.0-bin)
 
 CPPFLAGS += -Iengine -D_GNU_SOURCE -DMOJI_SOURCE_DIR='"$(CURDIR)"'
 CFLAGS    = $(CSTD) $(WARN) $(OPT) -MMD -MP -fopenmp $(shell pkg-config --cflags $(ENGINE_PKGS))
@@ -30,11 +45,30 @@ PROGRAM  = $(BUILD)/moji
 LIB      = $(BUILD)/libmoji.a
 LIB_SRC  = $(filter-out engine/main.c,$(wildcard engine/*.c)) $(wildcard engine/cpu/*.c)
 LIB_OBJ  = $(LIB_SRC:%.c=$(BUILD)/%.o)
-TEST_SRC = $(wildcard tests/test_*.c)
-TEST_BIN = $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
 
-.PHONY: all test fuzzers clean format help
-all: $(if $(wildcard engine/main.c),$(PROGRAM),$(LIB))
+.PHONY: all found engine plugin tests fuzzers test install uninstall bench-cutout icons po \
+        clean format help
+
+all: found engine
+ifeq ($(strip $(PLUGIN_LACKS)),)
+all: plugin
+endif
+
+found:
+ifneq ($(strip $(ENGINE_LACKS)),)
+	@echo "engine: cannot be built, it needs $(strip $(ENGINE_LACKS))" >&2
+	@echo "  apt-get install $(strip $(ENGINE_LACKS))" >&2
+	@exit 1
+endif
+	@echo "engine: $(CC), GLib $(call has,glib-2.0), oneDNN"
+ifeq ($(strip $(PLUGIN_LACKS)),)
+	@echo "plug-in: GIMP $(HAVE_GIMP)"
+else
+	@echo "not built: the plug-in, which needs $(strip $(PLUGIN_LACKS))"
+endif
+
+# --- engine ---
+engine: $(PROGRAM)
 
 $(LIB): $(LIB_OBJ)
 	@rm -f $@
@@ -47,28 +81,6 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
-$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/tests/test.o $(LIB)
-	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
-
-tests: $(TEST_BIN)
-
-# Fuzzers: build/fuzz/fuzz_X replays its corpus in the suite, build/libfuzzer/fuzz_X (clang) adds to it.
-FUZZ_SRC = $(wildcard tests/fuzz/fuzz_*.c)
-FUZZ_BIN = $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
-FUZZ_OPT = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined -fsanitize=address,undefined
-
-$(BUILD)/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/replay.o $(LIB)
-	@mkdir -p $(@D)
-	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
-
-build/libfuzzer/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_SRC)
-	$(MAKE) CC=clang BUILD=build/libfuzzer OPT='$(FUZZ_OPT),fuzzer-no-link' \
-	    build/libfuzzer/tests/fuzz/fuzz_$*.o build/libfuzzer/libmoji.a
-	clang $(FUZZ_OPT),fuzzer -o $@ build/libfuzzer/tests/fuzz/fuzz_$*.o \
-	    build/libfuzzer/libmoji.a $(LDLIBS)
-
-fuzzers: $(FUZZ_BIN)
-
 # --- the plug-in for GIMP 2.10: build/plug-ins/emoji-maker/ is laid out as it is installed ---
 PLUGIN      = $(BUILD)/plug-ins/emoji-maker
 PLUGIN_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(wildcard plugin/*.c)) \
@@ -76,16 +88,11 @@ PLUGIN_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(wildcard plugin/*.c)) \
 PLUGIN_LANG = $(patsubst plugin/po/%.po,%,$(wildcard plugin/po/*.po))
 PLUGIN_MO   = $(PLUGIN_LANG:%=$(PLUGIN)/locale/%/LC_MESSAGES/gimp20-emoji-maker.mo)
 PLUGIN_HELP = $(patsubst plugin/%,$(PLUGIN)/%,$(wildcard plugin/help/*/*))
-PLUGIN_DIR ?= $(shell gimptool-2.0 --gimpplugindir 2>/dev/null)
-
-ifeq ($(HAVE_GIMP),yes)
-all: plugin
-endif
 
 plugin: $(PLUGIN)/emoji-maker $(PLUGIN_MO) $(PLUGIN_HELP)
 
 $(BUILD)/plugin/%.o: CPPFLAGS += -I$(BUILD)/plugin -DGLIB_DISABLE_DEPRECATION_WARNINGS \
-                                -DGDK_PIXBUF_DISABLE_DEPRECATION_WARNINGS
+                                -DGDK_PIXBUF_VERSION_MIN_REQUIRED=GDK_PIXBUF_VERSION_2_30
 $(BUILD)/plugin/%.o: CFLAGS = $(CSTD) $(WARN) $(OPT) -MMD -MP \
                               $(shell pkg-config --cflags gimpui-2.0 $(ENGINE_PKGS))
 $(patsubst %.c,$(BUILD)/%.o,$(wildcard plugin/*.c)): $(BUILD)/plugin/icons.h
@@ -118,18 +125,75 @@ po:
 	xgettext -f plugin/po/POTFILES -o $(BUILD)/emoji-maker.pot --from-code=UTF-8 -k_ -kN_ \
 	    --package-name=emoji-maker --no-location --sort-output
 	for po in plugin/po/*.po; do msgmerge -q -U --backup=none --no-location $$po $(BUILD)/emoji-maker.pot; done
-
-.PHONY: plugin icons po
--include $(wildcard $(BUILD)/plugin/*.d)
 # --- end of the plug-in ---
+
+# --- tests: each tests/test_X.c is a program; the other tests/*.c are linked into all of them ---
+TEST_SRC  = $(wildcard tests/test_*.c)
+TEST_BIN  = $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
+TEST_HELP = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(TEST_SRC),$(wildcard tests/*.c)))
+
+$(BUILD)/tests/%.o: CPPFLAGS += -Itests
+
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_HELP) $(LIB)
+	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+
+tests: $(TEST_BIN)
+
+# --- fuzzers: build/fuzz/fuzz_X replays its corpus in the suite, build/libfuzzer/fuzz_X (clang)
+# adds to it ---
+FUZZ_SRC = $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_BIN = $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
+FUZZ_OPT = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined -fsanitize=address,undefined
+
+$(BUILD)/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/replay.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+
+build/libfuzzer/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_SRC)
+	$(MAKE) CC=clang BUILD=build/libfuzzer OPT='$(FUZZ_OPT),fuzzer-no-link' \
+	    build/libfuzzer/tests/fuzz/fuzz_$*.o build/libfuzzer/libmoji.a
+	clang $(FUZZ_OPT),fuzzer -o $@ build/libfuzzer/tests/fuzz/fuzz_$*.o \
+	    build/libfuzzer/libmoji.a $(LDLIBS)
+
+fuzzers: $(FUZZ_BIN)
+# --- end of the fuzzers ---
+
+# The second make looks at the machine again, with the packages there.
+test:
+	@./install.sh --packages-only --tests
+	@$(MAKE) --no-print-directory all tests fuzzers
+	@tests/run.sh $(BUILD)
+
+# --- benchmarks: tests/bench/X.c -> build/bench/X ---
+$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(TEST_HELP) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+
+# The art: npm's @iconify-json/noto, fluent-emoji-flat, twemoji, emojione, fxemoji as .tgz files.
+bench-cutout: $(BUILD)/bench/cutout
+	@test -n "$(ART)" || { echo "usage: make bench-cutout ART=folder [CONDITION=noise]"; exit 2; }
+	@rm -rf $(BUILD)/cutout-art
+	python3 tests/fixtures/make_cutout.py --art "$(ART)" --sample 100 $(BUILD)/cutout-art
+	$< $(BUILD)/cutout-art $(CONDITION)
+
+# --- installing: install.sh copies, keeps the list of what it copied, and undoes it ---
+INSTALL_ARGS = --prefix "$(PREFIX)" $(if $(DESTDIR),--destdir "$(DESTDIR)") \
+               $(if $(PLUGIN_DIR),--plug-ins "$(PLUGIN_DIR)")
+
+install: all
+	@./install.sh --copy-only $(INSTALL_ARGS)
+
+uninstall:
+	@./install.sh --uninstall $(INSTALL_ARGS)
 
 clean:
 	rm -rf build
 
 format:
-	clang-format -i engine/*.[ch] engine/cpu/*.[ch] plugin/*.[ch] tests/*.[ch]
+	clang-format -i engine/*.[ch] engine/cpu/*.[ch] plugin/*.[ch] tests/*.[ch] tests/*/*.[ch]
 
 help:
-	@sed -n '2,/^$$/s/^# \{0,2\}//p' Makefile
+	@sed -n '3,/^$$/s/^# \{0,2\}//p' Makefile
 
--include $(LIB_OBJ:.o=.d) $(BUILD)/engine/main.d $(TEST_BIN:=.d) $(wildcard $(BUILD)/tests/fuzz/*.d)
+.SECONDARY:
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

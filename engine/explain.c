@@ -59,7 +59,7 @@ static void append_record(GString *text, MojiTape *tape, int i)
                            more);
 }
 
-/* ", input sample [2,64,64,4] f32 @0" for every tensor that the caller writes or reads. */
+/* "input sample [2,64,64,4] f32 @0" for every tensor that the caller writes or reads. */
 static void append_ends(GString *text, MojiTape *tape)
 {
     char shape[96];
@@ -92,12 +92,16 @@ char *moji_tape_explain(MojiTape *tape)
             numbers += moji_tensor_count(t);
         }
     }
-    g_string_append_printf(
-        text, "%d records, %d parameters with %" G_GINT64_FORMAT " numbers: %.1f MiB in %s\n",
-        moji_tape_length(tape), parameters, numbers,
-        numbers * (double)moji_type_bytes(tape->compute) / MIB, moji_type_name(tape->compute));
-    if (tape->planned)
-        g_string_append_printf(text, "activations: %.2f MiB planned, %.2f MiB without reuse\n",
-                               tape->block_bytes / MIB, tape->unplanned_bytes / MIB);
+    gsize bytes = (gsize)numbers * moji_type_bytes(tape->compute);
+    g_string_append_printf(text, "%d records\nparameters: %d with %" G_GINT64_FORMAT " numbers, ",
+                           moji_tape_length(tape), parameters, numbers);
+    g_string_append_printf(text, "%" G_GSIZE_FORMAT " bytes (%.1f MiB) in %s\n", bytes, bytes / MIB,
+                           moji_type_name(tape->compute));
+    if (tape->planned) {
+        g_string_append_printf(text, "activations: %" G_GSIZE_FORMAT " bytes (%.2f MiB) planned, ",
+                               tape->block_bytes, tape->block_bytes / MIB);
+        g_string_append_printf(text, "%" G_GSIZE_FORMAT " bytes (%.2f MiB) without reuse\n",
+                               tape->unplanned_bytes, tape->unplanned_bytes / MIB);
+    }
     return g_string_free(text, FALSE);
 }

@@ -86,11 +86,26 @@ typedef enum {
 const char *moji_op_name(MojiOp op); /* "conv2d", ... */
 
 typedef union {
-    struct { int kernel, stride, pad_begin, pad_end; } conv; /* the same on both axes */
-    struct { int groups; float eps; gboolean silu; } norm;   /* layer norm: groups unused */
-    struct { int heads; float scale; gboolean causal; } attention;
-    struct { float by; } scale;
-    struct { gboolean flip; float shift; } sinusoid;
+    struct {
+        int kernel, stride, pad_begin, pad_end;
+    } conv; /* the same on both axes */
+    struct {
+        int groups;
+        float eps;
+        gboolean silu;
+    } norm; /* layer norm: groups unused */
+    struct {
+        int heads;
+        float scale;
+        gboolean causal;
+    } attention;
+    struct {
+        float by;
+    } scale;
+    struct {
+        gboolean flip;
+        float shift;
+    } sinusoid;
 } MojiAttr;
 
 #define MOJI_MAX_INPUTS 4
@@ -122,11 +137,11 @@ MojiTensor *moji_parameter(MojiTape *tape, const char *name, int rank, const gin
 MojiTensor *moji_reshape(MojiTape *tape, MojiTensor *x, int rank, const gint64 *dim); /* a view */
 
 typedef struct {
-    int out;                /* output channels */
-    int kernel;             /* 1 or 3 */
-    int stride;             /* 0 means 1 */
-    int pad;                /* on every side */
-    gboolean pad_end_only;  /* pad only right and below: the VAE encoder's downsampling */
+    int out;               /* output channels */
+    int kernel;            /* 1 or 3 */
+    int stride;            /* 0 means 1 */
+    int pad;               /* on every side */
+    gboolean pad_end_only; /* pad only right and below: the VAE encoder's downsampling */
     gboolean no_bias;
 } MojiConv;
 

@@ -11,8 +11,8 @@ typedef struct {
     int channels[MOJI_VAE_MAX_LEVELS]; /* block_out_channels */
     int layers;                        /* layers_per_block; the decoder has one more */
     int norm_groups;
-    gboolean mid_attention;            /* mid_block_add_attention */
-    gboolean post_quant_conv;          /* use_post_quant_conv */
+    gboolean mid_attention;   /* mid_block_add_attention */
+    gboolean post_quant_conv; /* use_post_quant_conv */
     float scaling_factor, shift_factor;
 } MojiVaeConfig;
 

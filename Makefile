@@ -84,7 +84,7 @@ $(BUILD)/%.o: %.c
 # --- the plug-in for GIMP 2.10: build/plug-ins/emoji-maker/ is laid out as it is installed ---
 PLUGIN      = $(BUILD)/plug-ins/emoji-maker
 PLUGIN_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(wildcard plugin/*.c)) \
-              $(patsubst %,$(BUILD)/engine/%.o,client wire request image error)
+              $(patsubst %,$(BUILD)/engine/%.o,client wire request image json error)
 PLUGIN_LANG = $(patsubst plugin/po/%.po,%,$(wildcard plugin/po/*.po))
 PLUGIN_MO   = $(PLUGIN_LANG:%=$(PLUGIN)/locale/%/LC_MESSAGES/gimp20-emoji-maker.mo)
 PLUGIN_HELP = $(patsubst plugin/%,$(PLUGIN)/%,$(wildcard plugin/help/*/*))
@@ -121,10 +121,15 @@ icons:
 	rsvg-convert -w 64 icons/emoji-maker.svg -o icons/emoji-maker-64.png
 	rsvg-convert -w 16 icons/dice.svg -o icons/dice-16.png
 
-po:
-	xgettext -f plugin/po/POTFILES -o $(BUILD)/emoji-maker.pot --from-code=UTF-8 -k_ -kN_ \
-	    --package-name=emoji-maker --no-location --sort-output
-	for po in plugin/po/*.po; do msgmerge -q -U --backup=none --no-location $$po $(BUILD)/emoji-maker.pot; done
+# Only the texts: dates and line numbers would change with every call.
+$(BUILD)/emoji-maker.pot: plugin/po/POTFILES $(shell cat plugin/po/POTFILES)
+	@mkdir -p $(@D)
+	xgettext -f $< -o - --from-code=UTF-8 -k_ -kN_ --no-location --sort-output \
+	    --package-name=emoji-maker | sed '/^"POT-Creation-Date/d' >$@
+
+po: $(BUILD)/emoji-maker.pot
+	for po in plugin/po/*.po; do \
+	    msgmerge -q -U -N --backup=none --no-location --sort-output $$po $<; done
 # --- end of the plug-in ---
 
 # --- tests: each tests/test_X.c is a program; the other tests/*.c are linked into all of them ---

@@ -212,7 +212,8 @@ static void set_drawing(Dialog *d, gboolean drawing)
         d->drawing = g_cancellable_new();
         d->began = g_get_monotonic_time();
         d->tick = g_timeout_add(TICK_MS, on_tick, d);
-        gtk_widget_grab_focus(d->cancel);
+        /* Not on Cancel: a second Enter must not end what the first began. */
+        gtk_window_set_focus(GTK_WINDOW(d->window), NULL);
     } else {
         g_clear_object(&d->drawing);
         g_source_remove(d->tick);
@@ -388,6 +389,15 @@ static void build_body(Dialog *d)
     gtk_widget_show(d->progress);
     gtk_widget_show(row);
     gtk_widget_show(box);
+}
+
+/* GIMP makes this button, and has not translated it into every language of ours. */
+static void translate_help(GtkWidget *window)
+{
+    GtkWidget *help = gtk_dialog_get_widget_for_response(GTK_DIALOG(window), GTK_RESPONSE_HELP);
+
+    if (help) /* the user can switch help buttons off */
+        gtk_button_set_label(GTK_BUTTON(help), _("_Help"));
 }
 
 static void build(Dialog *d, const char *procedure)

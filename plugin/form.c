@@ -46,6 +46,7 @@ static GtkWidget *own_spin_new(double most, double step, int digits)
     GtkWidget *spin = gtk_spin_button_new_with_range(0, most, step);
 
     gtk_spin_button_set_digits(GTK_SPIN_BUTTON(spin), digits);
+    gtk_spin_button_set_numeric(GTK_SPIN_BUTTON(spin), FALSE); /* or it would refuse our words */
     gtk_entry_set_width_chars(GTK_ENTRY(spin), 22);
     gtk_entry_set_activates_default(GTK_ENTRY(spin), TRUE);
     g_signal_connect(spin, "output", G_CALLBACK(show_own), NULL);

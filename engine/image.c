@@ -319,11 +319,34 @@ static gboolean decode(Coder *c)
     return TRUE;
 }
 
+/* Every chunk must end within the file: libpng makes room for what a chunk claims before it reads.
+ */
+static gboolean chunks_fit(const guint8 *data, gsize bytes)
+{
+    for (gsize at = 8; at < bytes;) {
+        guint32 length;
+        if (bytes - at < 12)
+            return FALSE;
+        memcpy(&length, data + at, 4);
+        length = GUINT32_FROM_BE(length);
+        if (length > bytes - at - 12)
+            return FALSE;
+        if (memcmp(data + at + 4, "IEND", 4) == 0)
+            return TRUE;
+        at += (gsize)length + 12;
+    }
+    return FALSE;
+}
+
 MojiImage *moji_image_decode_png(const void *data, gsize bytes, const char *name, GError **error)
 {
     Coder c = {.in = data, .left = bytes};
     if (bytes < 8 || png_sig_cmp(data, 0, 8) != 0) {
         moji_error_file(error, name, "not a PNG file");
+        return NULL;
+    }
+    if (!chunks_fit(data, bytes)) {
+        moji_error_file(error, name, "not a sound PNG file: it ends too early");
         return NULL;
     }
     c.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &c, on_error, on_warning);

@@ -369,7 +369,7 @@ static void check_attention(gint64 b, gint64 n, gint64 m, gint64 heads, gint64 w
 static void test_attention(void)
 {
     check_attention(2, 64, 64, 8, 40, FALSE, 1);
-    check_attention(1, 600, 600, 2, 40, FALSE, 1); /* whole tiles and a rest */
+    check_attention(1, 601, 601, 2, 40, FALSE, 1); /* whole tiles and a rest */
     check_attention(2, 64, 77, 8, 40, FALSE, 1);   /* the text's */
     check_attention(1, 64, 64, 8, 80, FALSE, 3);
     check_attention(2, 16, 77, 8, 160, FALSE, 1);

@@ -17,19 +17,26 @@
 
 typedef struct { /* each thread's own memory objects; oneDNN shares the code behind them */
     dnnl_stream_t stream;
-    CpuPrimitive pack_k, pack_v;
-    CpuPrimitive scores[2], values[2]; /* of a whole tile and of the last, shorter one */
+    CpuPrimitive pack_k, pack_v; /* from dense */
+    CpuPrimitive scores, values;
 } Worker;
 
 typedef struct {
+    MojiType type;
     gint64 batch, heads, n, m, width; /* width of a head */
     gint64 tile, tiles;               /* queries a tile, tiles a head */
-    gint64 stride;                    /* from row to row of the scores, in floats */
-    gsize k_bytes, v_bytes;           /* a head's, packed */
-    gsize worker_bytes;               /* a worker's part of the scratch memory */
+    gint64 padded_m, padded_width;
+    gsize k_bytes, v_bytes; /* a head's, packed */
     int workers;
     Worker *worker;
 } Attention;
+
+typedef struct {         /* a worker's part of the scratch memory */
+    void *dense;         /* a tile of queries, or the keys of a head while they are packed */
+    float *scores, *out; /* [tile,padded_m], [tile,padded_width] */
+    float *sum;          /* [tile] */
+    void *onednn;
+} Room;
 
 static void release(gpointer state)
 {
@@ -38,10 +45,8 @@ static void release(gpointer state)
         Worker *w = &a->worker[i];
         moji_cpu_primitive_clear(&w->pack_k);
         moji_cpu_primitive_clear(&w->pack_v);
-        for (int k = 0; k < 2; k++) {
-            moji_cpu_primitive_clear(&w->scores[k]);
-            moji_cpu_primitive_clear(&w->values[k]);
-        }
+        moji_cpu_primitive_clear(&w->scores);
+        moji_cpu_primitive_clear(&w->values);
         if (w->stream)
             dnnl_stream_destroy(w->stream);
     }
@@ -49,38 +54,72 @@ static void release(gpointer state)
     g_free(a);
 }
 
+/* ---- the scratch memory: all packed heads, then the workers' rooms ---- */
+
 static gsize aligned(gsize bytes)
 {
     return (bytes + 63) / 64 * 64;
 }
 
+static gsize room_bytes(const Attention *a, gsize part[5])
+{
+    const Worker *w = a->worker;
+    part[0] = aligned(MAX(a->tile, a->padded_m) * a->padded_width * moji_type_bytes(a->type));
+    part[1] = aligned(a->tile * a->padded_m * sizeof(float));
+    part[2] = aligned(a->tile * a->padded_width * sizeof(float));
+    part[3] = aligned(a->tile * sizeof(float));
+    part[4] = aligned(
+        MAX(moji_cpu_primitive_scratch(&w->scores), moji_cpu_primitive_scratch(&w->values)));
+    return part[0] + part[1] + part[2] + part[3] + part[4];
+}
+
+static char *packed_head(const CpuPlan *plan, const Attention *a, gint64 head)
+{
+    return (char *)plan->scratch + head * (a->k_bytes + a->v_bytes);
+}
+
+static Room room_of(const CpuPlan *plan, const Attention *a, int worker)
+{
+    gsize part[5], bytes = room_bytes(a, part);
+    char *at = packed_head(plan, a, a->batch * a->heads) + worker * bytes;
+    Room r = {.dense = at};
+    r.scores = (float *)(at += part[0]);
+    r.out = (float *)(at += part[1]);
+    r.sum = (float *)(at += part[2]);
+    r.onednn = at + part[3];
+    return r;
+}
+
 /* ---- preparing ---- */
 
-/* dst [rows,columns] = src [rows,depth] times weights [depth,columns]. weights: any layout, or the
- * one that was chosen for the first tile. */
-static gboolean make_product(CpuPlan *plan, CpuStep *step, CpuPrimitive *p,
-                             const dnnl_memory_desc_t *src, const dnnl_memory_desc_t *weights,
-                             const dnnl_memory_desc_t *dst, GError **error)
+/* dst [rows,columns] = src [rows,depth] times weights [depth,columns], these in any layout. */
+static gboolean make_product(CpuPlan *plan, CpuStep *step, CpuPrimitive *p, gint64 rows,
+                             gint64 depth, gint64 columns, GError **error)
 {
-    dnnl_matmul_desc_t op;
+    MojiType type = step->record->out->type;
     dnnl_engine_t e = plan->cpu->engine;
-    if (!moji_cpu_ok(dnnl_matmul_desc_init(&op, src, weights, NULL, dst), step,
-                     "describe a product", error) ||
-        !moji_cpu_primitive_init(p, step, e, &op, NULL, error))
-        return FALSE;
-    return moji_cpu_primitive_bind(p, step, e, DNNL_ARG_SRC, src, NULL, error) &&
+    dnnl_memory_desc_t src = moji_cpu_desc(type, 2, (gint64[]){rows, depth}, NULL);
+    dnnl_memory_desc_t weights = moji_cpu_desc_any(type, 2, (gint64[]){depth, columns});
+    dnnl_memory_desc_t dst = moji_cpu_desc(MOJI_F32, 2, (gint64[]){rows, columns}, NULL);
+    dnnl_matmul_desc_t op;
+    return moji_cpu_ok(dnnl_matmul_desc_init(&op, &src, &weights, NULL, &dst), step,
+                       "describe a product", error) &&
+           moji_cpu_primitive_init(p, step, e, &op, NULL, error) &&
+           moji_cpu_primitive_bind(p, step, e, DNNL_ARG_SRC, &src, NULL, error) &&
            moji_cpu_primitive_bind(p, step, e, DNNL_ARG_WEIGHTS,
                                    moji_cpu_primitive_md(p, dnnl_query_weights_md), NULL, error) &&
-           moji_cpu_primitive_bind(p, step, e, DNNL_ARG_DST, dst, NULL, error) &&
+           moji_cpu_primitive_bind(p, step, e, DNNL_ARG_DST, &dst, NULL, error) &&
            moji_cpu_primitive_bind(p, step, e, DNNL_ARG_SCRATCHPAD,
                                    moji_cpu_primitive_md(p, dnnl_query_scratchpad_md), NULL, error);
 }
 
+/* From dense rows to the layout of a product's weights. */
 static gboolean make_pack(CpuPlan *plan, CpuStep *step, CpuPrimitive *p,
-                          const dnnl_memory_desc_t *from, const dnnl_memory_desc_t *to,
+                          const dnnl_memory_desc_t *from, const CpuPrimitive *product,
                           GError **error)
 {
     dnnl_engine_t e = plan->cpu->engine;
+    const dnnl_memory_desc_t *to = moji_cpu_primitive_md(product, dnnl_query_weights_md);
     return moji_cpu_ok(dnnl_reorder_primitive_desc_create(&p->desc, from, e, to, e, NULL), step,
                        "reorder keys", error) &&
            moji_cpu_ok(dnnl_primitive_create(&p->primitive, p->desc), step, "reorder keys",
@@ -89,67 +128,32 @@ static gboolean make_pack(CpuPlan *plan, CpuStep *step, CpuPrimitive *p,
            moji_cpu_primitive_bind(p, step, e, DNNL_ARG_TO, to, NULL, error);
 }
 
-/* The two products for tiles of `rows` queries. */
-static gboolean make_tile(CpuPlan *plan, CpuStep *step, Worker *w, int which, gint64 rows,
-                          GError **error)
-{
-    Attention *a = step->state;
-    MojiType type = step->record->out->type;
-    gint64 c = a->heads * a->width, halves = type == MOJI_BF16 ? 2 : 1;
-    dnnl_memory_desc_t q = moji_cpu_desc(type, 2, (gint64[]){rows, a->width}, (gint64[]){c, 1});
-    dnnl_memory_desc_t s =
-        moji_cpu_desc(MOJI_F32, 2, (gint64[]){rows, a->m}, (gint64[]){a->stride, 1});
-    dnnl_memory_desc_t p =
-        moji_cpu_desc(type, 2, (gint64[]){rows, a->m}, (gint64[]){a->stride * halves, 1});
-    dnnl_memory_desc_t o = moji_cpu_desc(MOJI_F32, 2, (gint64[]){rows, a->width}, NULL);
-    dnnl_memory_desc_t k = moji_cpu_desc_any(type, 2, (gint64[]){a->width, a->m});
-    dnnl_memory_desc_t v = moji_cpu_desc_any(type, 2, (gint64[]){a->m, a->width});
-    if (which == 1) {
-        k = *moji_cpu_primitive_md(&w->scores[0], dnnl_query_weights_md);
-        v = *moji_cpu_primitive_md(&w->values[0], dnnl_query_weights_md);
-    }
-    return make_product(plan, step, &w->scores[which], &q, &k, &s, error) &&
-           make_product(plan, step, &w->values[which], &p, &v, &o, error);
-}
-
 static gboolean make_worker(CpuPlan *plan, CpuStep *step, Worker *w, GError **error)
 {
     Attention *a = step->state;
-    MojiType type = step->record->out->type;
-    gint64 c = a->heads * a->width, rest = a->n % a->tile;
-    if (!moji_cpu_ok(dnnl_stream_create(&w->stream, plan->cpu->engine, dnnl_stream_default_flags),
-                     step, "make a stream", error) ||
-        !make_tile(plan, step, w, 0, a->tile, error) ||
-        (rest && !make_tile(plan, step, w, 1, rest, error)))
-        return FALSE;
-    dnnl_memory_desc_t k = moji_cpu_desc(type, 2, (gint64[]){a->width, a->m}, (gint64[]){1, c});
-    dnnl_memory_desc_t v = moji_cpu_desc(type, 2, (gint64[]){a->m, a->width}, (gint64[]){c, 1});
-    return make_pack(plan, step, &w->pack_k, &k,
-                     moji_cpu_primitive_md(&w->scores[0], dnnl_query_weights_md), error) &&
-           make_pack(plan, step, &w->pack_v, &v,
-                     moji_cpu_primitive_md(&w->values[0], dnnl_query_weights_md), error);
+    gint64 m = a->padded_m, width = a->padded_width;
+    dnnl_memory_desc_t k = moji_cpu_desc(a->type, 2, (gint64[]){width, m}, (gint64[]){1, width});
+    dnnl_memory_desc_t v = moji_cpu_desc(a->type, 2, (gint64[]){m, width}, NULL);
+    return moji_cpu_ok(dnnl_stream_create(&w->stream, plan->cpu->engine, dnnl_stream_default_flags),
+                       step, "make a stream", error) &&
+           make_product(plan, step, &w->scores, a->tile, width, m, error) &&
+           make_product(plan, step, &w->values, a->tile, m, width, error) &&
+           make_pack(plan, step, &w->pack_k, &k, &w->scores, error) &&
+           make_pack(plan, step, &w->pack_v, &v, &w->values, error);
 }
 
-static gsize product_scratch(const Worker *w)
+static gint64 round_up(gint64 n, gint64 to)
 {
-    gsize most = 0;
-    for (int i = 0; i < 2; i++) {
-        if (w->scores[i].desc)
-            most = MAX(most, moji_cpu_primitive_scratch(&w->scores[i]));
-        if (w->values[i].desc)
-            most = MAX(most, moji_cpu_primitive_scratch(&w->values[i]));
-    }
-    return most;
+    return (n + to - 1) / to * to;
 }
 
-/* Tiles of equal size, enough of them that every thread has work. */
+/* Tiles of about equal size, enough of them that every thread has work. */
 static void choose_tile(Attention *a, int threads)
 {
-    gint64 most = CLAMP(TILE_BYTES / (gint64)(a->stride * sizeof(float)), 16, MAX_TILE);
-    gint64 tiles = (a->n + most - 1) / most;
-    gint64 wanted = (threads + a->batch * a->heads - 1) / (a->batch * a->heads);
-    tiles = MIN(MAX(tiles, wanted), MAX(a->n / 16, 1));
-    a->tile = (a->n + tiles - 1) / tiles;
+    gint64 most = CLAMP(TILE_BYTES / (gint64)(a->padded_m * sizeof(float)), 16, MAX_TILE);
+    gint64 each = (threads + a->batch * a->heads - 1) / (a->batch * a->heads);
+    gint64 tiles = MAX((a->n + most - 1) / most, MIN(each, (a->n + 15) / 16));
+    a->tile = MIN(round_up((a->n + tiles - 1) / tiles, 16), a->n);
     a->tiles = (a->n + a->tile - 1) / a->tile;
 }
 
@@ -158,13 +162,15 @@ static gboolean prepare(CpuPlan *plan, CpuStep *step, GError **error)
     MojiTensor *q = step->record->in[0], *k = step->record->in[1];
     Attention *a = g_new0(Attention, 1);
     step->state = a;
+    a->type = q->type;
     a->batch = q->dim[0];
     a->heads = step->record->attr.attention.heads;
     a->n = q->dim[1];
     a->m = k->dim[1];
     a->width = q->dim[2] / a->heads;
-    /* one line more than needed: rows a power of two apart would fight for the same cache sets */
-    a->stride = (a->m + 15) / 16 * 16 + 16;
+    gint64 lanes = a->type == MOJI_BF16 ? 32 : 16;
+    a->padded_m = round_up(a->m, lanes);
+    a->padded_width = round_up(a->width, lanes);
     choose_tile(a, plan->cpu->threads);
     a->workers = plan->cpu->threads;
     a->worker = g_new0(Worker, a->workers);
@@ -175,33 +181,55 @@ static gboolean prepare(CpuPlan *plan, CpuStep *step, GError **error)
     omp_set_num_threads(plan->cpu->threads);
     if (!done)
         return FALSE;
-    Worker *w = a->worker;
-    a->k_bytes = aligned(
-        dnnl_memory_desc_get_size(moji_cpu_primitive_md(&w->scores[0], dnnl_query_weights_md)));
-    a->v_bytes = aligned(
-        dnnl_memory_desc_get_size(moji_cpu_primitive_md(&w->values[0], dnnl_query_weights_md)));
-    a->worker_bytes = aligned(a->tile * a->stride * sizeof(float)) +
-                      aligned(a->tile * a->width * sizeof(float)) +
-                      aligned(a->tile * sizeof(float)) + aligned(product_scratch(w));
+    gsize part[5];
+    a->k_bytes = aligned(dnnl_memory_desc_get_size(
+        moji_cpu_primitive_md(&a->worker->scores, dnnl_query_weights_md)));
+    a->v_bytes = aligned(dnnl_memory_desc_get_size(
+        moji_cpu_primitive_md(&a->worker->values, dnnl_query_weights_md)));
     step->scratch_bytes =
-        a->batch * a->heads * (a->k_bytes + a->v_bytes) + a->workers * a->worker_bytes;
+        a->batch * a->heads * (a->k_bytes + a->v_bytes) + a->workers * room_bytes(a, part);
     return TRUE;
 }
 
 /* ---- running ---- */
 
-static dnnl_status_t pack_head(CpuPlan *plan, CpuStep *step, Worker *w, gint64 head)
+/* A head's part of `rows` rows of x, dense and padded with zeros to [padded_rows,padded_width]. */
+static void take_head(const Attention *a, char *dense, const char *x, gint64 rows,
+                      gint64 padded_rows)
+{
+    gsize size = moji_type_bytes(a->type), width = a->width * size;
+    gsize padded = a->padded_width * size, row = a->heads * width;
+    for (gint64 i = 0; i < rows; i++) {
+        memcpy(dense + i * padded, x + i * row, width);
+        memset(dense + i * padded + width, 0, padded - width);
+    }
+    memset(dense + rows * padded, 0, (padded_rows - rows) * padded);
+}
+
+/* Where a head's row stands in q (n rows an image), k or v (m rows an image), in bytes. */
+static gsize head_offset(const Attention *a, gint64 head, gint64 rows, gint64 row)
+{
+    gint64 image = head / a->heads, in_image = head % a->heads;
+    return ((image * rows + row) * a->heads + in_image) * a->width * moji_type_bytes(a->type);
+}
+
+static dnnl_status_t pack(const Attention *a, Worker *w, CpuPrimitive *p, const void *x,
+                          gint64 head, void *dense, void *packed)
+{
+    take_head(a, dense, (const char *)x + head_offset(a, head, a->m, 0), a->m, a->padded_m);
+    moji_cpu_primitive_set(p, DNNL_ARG_FROM, dense);
+    moji_cpu_primitive_set(p, DNNL_ARG_TO, packed);
+    return moji_cpu_primitive_run(p, w->stream);
+}
+
+static dnnl_status_t pack_head(CpuPlan *plan, CpuStep *step, int worker, gint64 head)
 {
     Attention *a = step->state;
-    gsize size = moji_type_bytes(step->record->out->type);
-    gsize at = (head / a->heads * a->m * a->heads + head % a->heads) * a->width * size;
-    char *k = (char *)plan->scratch + head * (a->k_bytes + a->v_bytes);
-    moji_cpu_primitive_set(&w->pack_k, DNNL_ARG_FROM, (const char *)step->in[1] + at);
-    moji_cpu_primitive_set(&w->pack_k, DNNL_ARG_TO, k);
-    moji_cpu_primitive_set(&w->pack_v, DNNL_ARG_FROM, (const char *)step->in[2] + at);
-    moji_cpu_primitive_set(&w->pack_v, DNNL_ARG_TO, k + a->k_bytes);
-    dnnl_status_t status = moji_cpu_primitive_run(&w->pack_k, w->stream);
-    return status ? status : moji_cpu_primitive_run(&w->pack_v, w->stream);
+    Worker *w = &a->worker[worker];
+    Room room = room_of(plan, a, worker);
+    char *k = packed_head(plan, a, head);
+    dnnl_status_t status = pack(a, w, &w->pack_k, step->in[1], head, room.dense, k);
+    return status ? status : pack(a, w, &w->pack_v, step->in[2], head, room.dense, k + a->k_bytes);
 }
 
 static dnnl_status_t multiply(CpuPrimitive *p, Worker *w, const void *src, const void *weights,
@@ -214,35 +242,37 @@ static dnnl_status_t multiply(CpuPrimitive *p, Worker *w, const void *src, const
     return moji_cpu_primitive_run(p, w->stream);
 }
 
+/* Row i of the exponentials takes the place of scores of rows that are done with: in bf16 it ends
+ * before row i of the scores begins, except for row 0, which is written behind the reading. */
+static void softmax_rows(const CpuKernels *kernels, const Attention *a, const Room *room,
+                         const MojiAttr *attr, gint64 first, gint64 rows)
+{
+    gboolean bf16 = a->type == MOJI_BF16;
+    for (gint64 i = 0; i < rows; i++)
+        room->sum[i] = kernels->softmax(
+            (char *)room->scores + i * a->padded_m * moji_type_bytes(a->type),
+            room->scores + i * a->padded_m, attr->attention.causal ? first + i + 1 : a->m,
+            a->padded_m, attr->attention.scale, bf16);
+}
+
 static dnnl_status_t run_tile(CpuPlan *plan, CpuStep *step, int worker, gint64 head, gint64 tile)
 {
     Attention *a = step->state;
     Worker *w = &a->worker[worker];
-    const CpuKernels *kernels = plan->cpu->kernels;
-    gboolean bf16 = moji_cpu_is_bf16(step->record->out),
-             causal = step->record->attr.attention.causal;
-    gint64 first = tile * a->tile, rows = MIN(a->tile, a->n - first), c = a->heads * a->width;
-    gsize size = moji_type_bytes(step->record->out->type);
-    gsize at = (head / a->heads * a->n + first) * c * size + head % a->heads * a->width * size;
-    char *k = (char *)plan->scratch + head * (a->k_bytes + a->v_bytes);
-    char *own = (char *)plan->scratch + a->batch * a->heads * (a->k_bytes + a->v_bytes) +
-                worker * a->worker_bytes;
-    float *s = (float *)own;
-    float *o = (float *)(own + aligned(a->tile * a->stride * sizeof(float)));
-    float *sum = (float *)((char *)o + aligned(a->tile * a->width * sizeof(float)));
-    void *scratch = (char *)sum + aligned(a->tile * sizeof(float));
+    Room room = room_of(plan, a, worker);
+    char *k = packed_head(plan, a, head);
+    gint64 first = tile * a->tile, rows = MIN(a->tile, a->n - first);
+    gsize at = head_offset(a, head, a->n, first);
+    gsize row = a->heads * a->width * moji_type_bytes(a->type);
 
-    dnnl_status_t status =
-        multiply(&w->scores[rows != a->tile], w, (const char *)step->in[0] + at, k, s, scratch);
-    for (gint64 i = 0; i < rows; i++)
-        sum[i] =
-            kernels->softmax(s + i * a->stride, s + i * a->stride, causal ? first + i + 1 : a->m,
-                             a->m, step->record->attr.attention.scale, bf16);
+    take_head(a, room.dense, (const char *)step->in[0] + at, rows, a->tile);
+    dnnl_status_t status = multiply(&w->scores, w, room.dense, k, room.scores, room.onednn);
+    softmax_rows(plan->cpu->kernels, a, &room, &step->record->attr, first, rows);
     if (!status)
-        status = multiply(&w->values[rows != a->tile], w, s, k + a->k_bytes, o, scratch);
+        status = multiply(&w->values, w, room.scores, k + a->k_bytes, room.out, room.onednn);
     for (gint64 i = 0; i < rows; i++)
-        kernels->store((char *)step->out + at + i * c * size, o + i * a->width, 1 / sum[i],
-                       a->width, bf16);
+        plan->cpu->kernels->store((char *)step->out + at + i * row, room.out + i * a->padded_width,
+                                  1 / room.sum[i], a->width, a->type == MOJI_BF16);
     return status;
 }
 
@@ -257,7 +287,7 @@ static gboolean run(CpuPlan *plan, CpuStep *step, GError **error)
         dnnl_status_t status = dnnl_success;
 #pragma omp for schedule(dynamic)
         for (gint64 i = 0; i < heads; i++)
-            status = MAX(status, pack_head(plan, step, &a->worker[worker], i));
+            status = MAX(status, pack_head(plan, step, worker, i));
 #pragma omp for schedule(dynamic)
         for (gint64 i = 0; i < heads * a->tiles; i++)
             status = MAX(status, run_tile(plan, step, worker, i / a->tiles, i % a->tiles));

@@ -101,8 +101,8 @@ static gboolean read_backgrounds(JsonObject *root, const char *path, MojiCard *c
     JsonObjectIter iter;
     const char *word;
     card->backgrounds = g_new0(MojiColour, json_object_get_size(o));
-    json_object_iter_init(&iter, o);
-    while (json_object_iter_next(&iter, &word, &node)) {
+    json_object_iter_init_ordered(&iter, o);
+    while (json_object_iter_next_ordered(&iter, &word, &node)) {
         MojiColour *colour = &card->backgrounds[card->n_backgrounds];
         const char *text = text_of(node);
         if (!text || !read_colour(text, colour->rgb)) {

@@ -98,6 +98,8 @@ double moji_test_nmse(const float *a, const float *b, gsize n)
 
 char *moji_test_path(const char *name)
 {
+    if (g_path_is_absolute(name))
+        return g_strdup(name);
     return g_build_filename(MOJI_SOURCE_DIR, "tests", "fixtures", name, NULL);
 }
 

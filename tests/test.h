@@ -35,5 +35,6 @@ double moji_test_nmse(const float *a, const float *b, gsize n);
 float *moji_test_npy(const char *name, gsize *count, gint64 shape[4]);
 gint64 *moji_test_npy_int(const char *name, gsize *count, gint64 shape[4]);
 
-char *moji_test_path(const char *name);   /* tests/fixtures/NAME in the source tree; caller frees */
-char *moji_test_scratch(void);            /* a fresh empty folder, removed at the end; owned here */
+char *moji_test_path(const char *name); /* tests/fixtures/NAME in the source tree, or NAME if
+                                          it is an absolute path; caller frees */
+char *moji_test_scratch(void);          /* a fresh empty folder, removed at the end; owned here */

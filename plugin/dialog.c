@@ -404,6 +404,7 @@ static void build(Dialog *d, const char *procedure)
 {
     d->window = gimp_dialog_new(_("Emoji Maker"), PLUG_IN_ROLE, NULL, 0, gimp_standard_help_func,
                                 procedure, NULL);
+    translate_help(d->window);
     gimp_dialog_add_button(GIMP_DIALOG(d->window), GIMP_STOCK_RESET, RESPONSE_RESET);
     d->cancel =
         gimp_dialog_add_button(GIMP_DIALOG(d->window), GTK_STOCK_CANCEL, GTK_RESPONSE_CANCEL);

@@ -201,7 +201,8 @@ static void test_missing_files(void)
         put(folder, files[i], NULL);
         expect_error(folder, several ? part : files[i], weights ? "has no weights" : "", files[i]);
         put(folder, files[i], "");
-        expect_error(folder, files[i], "", files[i]);
+        if (!strstr(files[i], "merges.txt")) /* no merges is a vocabulary of letters */
+            expect_error(folder, files[i], "", files[i]);
     }
 }
 

@@ -166,7 +166,7 @@ fuzzers: $(FUZZ_BIN)
 # The second make looks at the machine again, with the packages there.
 test:
 	@./install.sh --packages-only --tests
-	@$(MAKE) --no-print-directory all tests fuzzers
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc)) all tests fuzzers
 	@tests/run.sh $(BUILD)
 
 # --- benchmarks: tests/bench/X.c -> build/bench/X ---

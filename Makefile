@@ -8,7 +8,7 @@
 #   make fuzzers         the fuzz targets; build/libfuzzer/fuzz_X is one that searches (clang)
 #   make format          clang-format over the C files
 #   make clean           removes build/
-#   make help            these lines
+#   make help            these lines (V=1 anywhere: show the commands)
 #
 # A fresh machine: ./install.sh, which installs the Debian packages too.
 
@@ -37,9 +37,18 @@ ENGINE_LACKS = $(if $(HAVE_ENGINE),,libglib2.0-dev libjson-glib-dev libpng-dev) 
                $(if $(HAVE_ONEDNN),,libdnnl-dev)
 PLUGIN_LACKS = $(if $(HAVE_GIMP),,libgimp2.0-dev) $(if $(HAVE_TOOLS),,gettext libgdk-pixbuf2.0-bin)
 
+# Short lines while building; V=1 shows the commands.
+Q     = $(if $(V),,@)
+SHOW  = $(if $(V),@:,@printf '  %-5s %s\n')
+
+ENGINE_CFLAGS := $(shell pkg-config --cflags $(ENGINE_PKGS) 2>/dev/null)
+ENGINE_LIBS   := $(shell pkg-config --libs $(ENGINE_PKGS) 2>/dev/null)
+GIMP_CFLAGS   := $(shell pkg-config --cflags gimpui-2.0 2>/dev/null)
+GIMP_LIBS     := $(shell pkg-config --libs gimpui-2.0 2>/dev/null)
+
 CPPFLAGS += -Iengine -D_GNU_SOURCE -DMOJI_SOURCE_DIR='"$(CURDIR)"'
-CFLAGS    = $(CSTD) $(WARN) $(OPT) -MMD -MP -fopenmp $(shell pkg-config --cflags $(ENGINE_PKGS))
-LDLIBS    = $(shell pkg-config --libs $(ENGINE_PKGS)) -ldnnl -fopenmp -lm
+CFLAGS    = $(CSTD) $(WARN) $(OPT) -MMD -MP -fopenmp $(ENGINE_CFLAGS)
+LDLIBS    = $(ENGINE_LIBS) -ldnnl -fopenmp -lm
 
 PROGRAM  = $(BUILD)/moji
 LIB      = $(BUILD)/libmoji.a
@@ -71,15 +80,18 @@ endif
 engine: $(PROGRAM)
 
 $(LIB): $(LIB_OBJ)
+	$(SHOW) AR $@
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 $(PROGRAM): $(BUILD)/engine/main.o $(LIB)
-	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+	$(SHOW) LINK $@
+	$(Q)$(CC) $(OPT) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	$(SHOW) CC $<
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 # --- the plug-in for GIMP 2.10: build/plug-ins/emoji-maker/ is laid out as it is installed ---
 PLUGIN      = $(BUILD)/plug-ins/emoji-maker
@@ -94,26 +106,28 @@ plugin: $(PLUGIN)/emoji-maker $(PLUGIN_MO) $(PLUGIN_HELP)
 $(BUILD)/plugin/%.o: CPPFLAGS += -I$(BUILD)/plugin -DGLIB_DISABLE_DEPRECATION_WARNINGS \
                                 -DGDK_PIXBUF_VERSION_MIN_REQUIRED=GDK_PIXBUF_VERSION_2_30
 $(BUILD)/plugin/%.o: CFLAGS = $(CSTD) $(WARN) $(OPT) -MMD -MP \
-                              $(shell pkg-config --cflags gimpui-2.0 $(ENGINE_PKGS))
+                              $(GIMP_CFLAGS) $(ENGINE_CFLAGS)
 $(patsubst %.c,$(BUILD)/%.o,$(wildcard plugin/*.c)): $(BUILD)/plugin/icons.h
 
 $(PLUGIN)/emoji-maker: $(PLUGIN_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(OPT) -o $@ $^ $(shell pkg-config --libs gimpui-2.0 $(ENGINE_PKGS)) -lm
+	$(SHOW) LINK $@
+	$(Q)$(CC) $(OPT) -o $@ $^ $(GIMP_LIBS) $(ENGINE_LIBS) -lm
 
 $(BUILD)/plugin/icons.h: icons/emoji-maker-16.png icons/emoji-maker-64.png icons/dice-16.png
 	@mkdir -p $(@D)
-	gdk-pixbuf-csource --raw --static --name=moji_icon_menu icons/emoji-maker-16.png >$@
-	gdk-pixbuf-csource --raw --static --name=moji_icon_large icons/emoji-maker-64.png >>$@
-	gdk-pixbuf-csource --raw --static --name=moji_icon_dice icons/dice-16.png >>$@
+	$(Q)gdk-pixbuf-csource --raw --static --name=moji_icon_menu icons/emoji-maker-16.png >$@
+	$(Q)gdk-pixbuf-csource --raw --static --name=moji_icon_large icons/emoji-maker-64.png >>$@
+	$(Q)gdk-pixbuf-csource --raw --static --name=moji_icon_dice icons/dice-16.png >>$@
 
 $(PLUGIN)/locale/%/LC_MESSAGES/gimp20-emoji-maker.mo: plugin/po/%.po
 	@mkdir -p $(@D)
-	msgfmt -c -o $@ $<
+	$(SHOW) MO $<
+	$(Q)msgfmt -c -o $@ $<
 
 $(PLUGIN)/help/%: plugin/help/%
 	@mkdir -p $(@D)
-	cp $< $@
+	$(Q)cp $< $@
 
 # The PNG files of icons/ from the drawings, and the .po files after a change of the texts.
 icons:
@@ -140,7 +154,8 @@ TEST_HELP = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(TEST_SRC),$(wildcard test
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_HELP) $(LIB)
-	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+	$(SHOW) LINK $@
+	$(Q)$(CC) $(OPT) -o $@ $^ $(LDLIBS)
 
 tests: $(TEST_BIN)
 
@@ -152,7 +167,8 @@ FUZZ_OPT = -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined -fsani
 
 $(BUILD)/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/replay.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+	$(SHOW) LINK $@
+	$(Q)$(CC) $(OPT) -o $@ $^ $(LDLIBS)
 
 build/libfuzzer/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_SRC)
 	$(MAKE) CC=clang BUILD=build/libfuzzer OPT='$(FUZZ_OPT),fuzzer-no-link' \
@@ -172,7 +188,8 @@ test:
 # --- benchmarks: tests/bench/X.c -> build/bench/X ---
 $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(TEST_HELP) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+	$(SHOW) LINK $@
+	$(Q)$(CC) $(OPT) -o $@ $^ $(LDLIBS)
 
 # The art: npm's @iconify-json/noto, fluent-emoji-flat, twemoji, emojione, fxemoji as .tgz files.
 bench-cutout: $(BUILD)/bench/cutout

@@ -13,8 +13,8 @@ BUILD=${1:-build}
 [ $# -gt 0 ] && shift
 WORDS=$*
 case $BUILD in
-*sanitize*) LIMIT=${LIMIT:-900} ;;
-*) LIMIT=${LIMIT:-300} ;;
+*sanitize*) LIMIT=${LIMIT:-1200} ;;
+*) LIMIT=${LIMIT:-600} ;;
 esac
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/moji-suite.XXXXXX") || exit 2

@@ -233,6 +233,62 @@ static void test_own_class(void)
     moji_sampler_free(s);
 }
 
+/* sigma at t by the definition, in double: linear between whole timesteps. */
+static double sigma_by_definition(double t)
+{
+    double product = 1, low = 0, high = 0;
+    for (int i = 0; i <= MIN((int)t + 1, 999); i++) {
+        double root = sqrt(0.00085) + (sqrt(0.012) - sqrt(0.00085)) * i / 999;
+        product *= 1 - root * root;
+        low = i <= (int)t ? sqrt((1 - product) / product) : low;
+        high = sqrt((1 - product) / product);
+    }
+    return low + (high - low) * (t - (int)t);
+}
+
+/* A UNet that knows the finished latents: given alpha x0 + sigma e it says e, or v. */
+static void oracle(const float *input, float t, gboolean v, const float *x0, float *out)
+{
+    double ratio = sigma_by_definition(t), alpha = 1 / sqrt(ratio * ratio + 1);
+    double sigma = ratio * alpha;
+    for (int i = 0; i < COUNT; i++) {
+        double e = (input[i] - alpha * x0[i]) / sigma;
+        out[i] = v ? alpha * e - sigma * x0[i] : e;
+    }
+}
+
+/* Whatever the sampler, such a UNet must lead to its picture, and every preview must show it. The
+ * loosest is PNDM of velocities, which averages over timesteps what changes with them. */
+static void test_oracle(void)
+{
+    for (int k = 0; moji_sampler_names()[k]; k++) {
+        for (int v = 0; v < 2; v++) {
+            const char *name = moji_sampler_names()[k];
+            MojiSamplerConfig config;
+            MojiRandom random;
+            float x[COUNT], x0[COUNT], input[COUNT], output[COUNT];
+            if (!read_config(v ? "v leading" : "sd14", &config))
+                return;
+            for (int i = 0; i < COUNT; i++)
+                x0[i] = sinf(i);
+            MojiSampler *s = moji_sampler_new(&config, name, 20, NULL);
+            begin(s, 0, x, &random);
+            for (int i = 0; i < moji_sampler_calls(s); i++) {
+                moji_sampler_input(s, i, x, input, COUNT);
+                oracle(input, moji_sampler_timestep(s, i), v, x0, output);
+                moji_sampler_step(s, i, output, x, COUNT, CHANNELS, &random);
+                double error = moji_test_max_error(moji_sampler_estimate(s), x0, COUNT);
+                MOJI_CHECK(error < 0.05, "%s, v %d, call %d: the estimate is off by %g", name, v, i,
+                           error);
+            }
+            /* PNDM and DDIM here end at the noise of timestep 0, not at none. */
+            double error = moji_test_max_error(x, x0, COUNT);
+            MOJI_CHECK(error < 0.1, "%s, v %d: off by %g", name, v, error);
+            moji_sampler_free(s);
+        }
+    }
+}
+
 /* Many Karras steps share rounded timesteps; each must still have its own sigma. */
 static void test_crowded(void)
 {
@@ -292,6 +348,7 @@ int main(void)
     moji_test("sampler: timesteps of every count of steps", test_timesteps);
     moji_test("sampler: refusals say what to do", test_refusals);
     moji_test("sampler: the model's own class", test_own_class);
+    moji_test("sampler: a UNet that knows the picture leads to it", test_oracle);
     moji_test("sampler: more steps than timesteps apart", test_crowded);
     moji_test("sampler: faulty config files", test_files);
     g_object_unref(parser);

@@ -278,8 +278,8 @@ static void test_oracle(void)
                 oracle(input, moji_sampler_timestep(s, i), v, x0, output);
                 moji_sampler_step(s, i, output, x, COUNT, CHANNELS, &random);
                 double error = moji_test_max_error(moji_sampler_estimate(s), x0, COUNT);
-                MOJI_CHECK(error < 0.05, "%s, v %d, call %d: the estimate is off by %g", name, v, i,
-                           error);
+                MOJI_CHECK(error < (k == 0 && v ? 0.2 : 0.03),
+                           "%s, v %d, call %d: the estimate is off by %g", name, v, i, error);
             }
             /* PNDM and DDIM here end at the noise of timestep 0, not at none. */
             double error = moji_test_max_error(x, x0, COUNT);

@@ -1,10 +1,23 @@
 /* fuzz_safetensors.c: any bytes as a safetensors file; what is accepted is read to its last byte.
- */
+ *
+ * First byte 0: the rest is the file. Else it is how many of the rest are data; what is left of it
+ * is the header, and its length is put in front, which a fuzzer would hardly ever guess. */
 #include "weights.h"
+
+static GBytes *make_file(const guint8 *data, size_t bytes)
+{
+    if (bytes == 0 || data[0] == 0)
+        return g_bytes_new(data + (bytes > 0), bytes - (bytes > 0));
+    guint64 rest = bytes - 1, header = GUINT64_TO_LE(rest - MIN(rest, data[0]));
+    GByteArray *file = g_byte_array_sized_new(8 + rest);
+    g_byte_array_append(file, (const guint8 *)&header, 8);
+    g_byte_array_append(file, data + 1, rest);
+    return g_byte_array_free_to_bytes(file);
+}
 
 int LLVMFuzzerTestOneInput(const guint8 *data, size_t bytes)
 {
-    g_autoptr(GBytes) file = g_bytes_new_static(data, bytes);
+    g_autoptr(GBytes) file = make_file(data, bytes);
     g_autoptr(GError) error = NULL;
     MojiWeights *w = moji_weights_parse(file, "fuzz", &error);
     g_assert(!w == !!error);

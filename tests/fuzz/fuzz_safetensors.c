@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const guint8 *data, size_t bytes)
     g_assert(!w == !!error);
     if (!w)
         return 0;
-    static volatile guint8 sum;
+    volatile guint8 sum = 0;
     GPtrArray *list = moji_weights_list(w);
     for (guint i = 0; i < list->len; i++) {
         MojiWeight *t = list->pdata[i];
@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const guint8 *data, size_t bytes)
         g_assert(t->rank <= MOJI_MAX_RANK && (gsize)count * moji_type_bytes(t->type) == t->bytes);
         g_assert(moji_weights_find(w, t->name) == t);
         for (gsize b = 0; b < t->bytes; b++)
-            sum ^= ((const guint8 *)t->data)[b];
+            sum = sum ^ ((const guint8 *)t->data)[b];
     }
     moji_weights_free(w);
     return 0;

@@ -94,21 +94,24 @@ static const char *common_name(const char *sampler)
     return sampler;
 }
 
+/* ", LABEL: value", or nothing if the recipe has no such member. */
 static void append_member(GString *text, JsonObject *recipe, const char *member, const char *label)
 {
     JsonNode *node = json_object_get_member(recipe, member);
     if (!node || !JSON_NODE_HOLDS_VALUE(node))
         return;
-    g_autofree char *value = json_node_get_value_type(node) == G_TYPE_STRING
-                                 ? g_strdup(common_name(json_node_get_string(node)))
-                                 : json_to_string(node, FALSE);
-    if (strcmp(member, "guidance") == 0) {
+    GType type = json_node_get_value_type(node);
+    g_string_append_printf(text, ", %s: ", label);
+    if (type == G_TYPE_STRING) {
+        const char *value = json_node_get_string(node);
+        g_string_append(text, strcmp(member, "sampler") == 0 ? common_name(value) : value);
+    } else if (type == G_TYPE_DOUBLE) {
         char shown[G_ASCII_DTOSTR_BUF_SIZE];
-        g_ascii_formatd(shown, sizeof shown, "%g", json_node_get_double(node));
-        g_free(value);
-        value = g_strdup(shown);
+        g_string_append(text,
+                        g_ascii_formatd(shown, sizeof shown, "%g", json_node_get_double(node)));
+    } else {
+        g_string_append_printf(text, "%" G_GINT64_FORMAT, json_node_get_int(node));
     }
-    g_string_append_printf(text, "%s: %s, ", label, value);
 }
 
 /* "PROMPT\nNegative prompt: ...\nSteps: 20, Sampler: DDIM, ..."; NULL if recipe is not JSON. */
@@ -121,15 +124,18 @@ static char *readable(const MojiImage *image)
     if (!parser || !moji_json_string(root, "recipe", "prompt", &prompt, NULL) ||
         !moji_json_string(root, "recipe", "negative", &negative, NULL))
         return NULL;
-    GString *text = g_string_new(prompt);
+    GString *text = g_string_new(prompt), *details = g_string_new(NULL);
     if (negative && *negative)
         g_string_append_printf(text, "\nNegative prompt: %s", negative);
-    g_string_append_c(text, '\n');
-    append_member(text, root, "steps", "Steps");
-    append_member(text, root, "sampler", "Sampler");
-    append_member(text, root, "guidance", "CFG scale");
-    append_member(text, root, "seed", "Seed");
-    g_string_append_printf(text, "Size: %dx%d", image->width, image->height);
+    /* Programs that read such lines expect the steps first. */
+    append_member(details, root, "steps", "Steps");
+    append_member(details, root, "sampler", "Sampler");
+    append_member(details, root, "guidance", "CFG scale");
+    append_member(details, root, "seed", "Seed");
+    g_string_append_printf(details, ", Size: %dx%d", image->width, image->height);
+    append_member(details, root, "model", "Model");
+    g_string_append_printf(text, "\n%s", details->str + strlen(", "));
+    g_string_free(details, TRUE);
     return g_string_free(text, FALSE);
 }
 

@@ -5,7 +5,7 @@
 
 #define RECIPE                                                                                         \
     "{\"prompt\":\"a cat, 고양이 😺\",\"negative\":\"dog\",\"steps\":20,\"sampler\":\"euler-a\"," \
-    "\"guidance\":7.5,\"seed\":9007199254740993}"
+    "\"guidance\":7.5,\"seed\":9007199254740993,\"model\":\"moji-mini\"}"
 
 /* Deterministic and without two equal rows. */
 static MojiImage *pattern(int width, int height, gboolean alpha)
@@ -101,7 +101,7 @@ static void test_recipe(void)
                       b = moji_image_encode_png(image, NULL);
     MOJI_CHECK(g_bytes_equal(a, b), "the same image gave other bytes");
     MOJI_CHECK(contains(a, "a cat, 고양이 😺\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, "
-                           "CFG scale: 7.5, Seed: 9007199254740993, Size: 8x16"),
+                           "CFG scale: 7.5, Seed: 9007199254740993, Size: 8x16, Model: moji-mini"),
                "no readable parameters");
     MOJI_CHECK(contains(a, "trainedAlgorithmicMedia"), "no mark that an algorithm made it");
     g_free(image->recipe);

@@ -77,9 +77,9 @@ static void test_channels(void)
     memset(masked->mask, 255, 16);
     faint->rgba[63] = 254;
     g_autoptr(MojiImage) a = there_and_back(masked, &colour_type);
-    MOJI_CHECK(colour_type == 6, "mask: colour type %d", colour_type);
+    MOJI_CHECK(a && colour_type == 6, "mask: colour type %d", colour_type);
     g_autoptr(MojiImage) b = there_and_back(faint, &colour_type);
-    MOJI_CHECK(colour_type == 6, "alpha: colour type %d", colour_type);
+    MOJI_CHECK(b && colour_type == 6, "alpha: colour type %d", colour_type);
 }
 
 static gboolean contains(GBytes *bytes, const char *text)

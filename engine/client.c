@@ -1,7 +1,8 @@
 /* client.c: see client.h.
  *
  * The surprising rule: finding, starting and greeting an engine blocks, so for drawings it happens
- * on a pool thread under `lock`; everything else of a drawing happens in the caller's context. */
+ * on a thread of its own under `lock`; everything else of a drawing happens in the caller's
+ * context. */
 #include "client.h"
 #include "version.h"
 #include "wire.h"
@@ -21,7 +22,11 @@ struct MojiClient {
     GMutex lock;          /* of what follows */
     char *command, *program;
     GDBusConnection *connection; /* NULL, or the last one made */
-    guint32 next_id;
+    guint32 next_id, next_turn;  /* atomic */
+    /* Drawings take turns at connecting, in the order of their calls: their threads would overtake
+     * each other. */
+    GCond turn_changed;
+    guint32 turn;
 };
 
 MojiClient *moji_client_new(const char *command)
@@ -29,6 +34,7 @@ MojiClient *moji_client_new(const char *command)
     MojiClient *c = g_new0(MojiClient, 1);
     g_atomic_ref_count_init(&c->refs);
     g_mutex_init(&c->lock);
+    g_cond_init(&c->turn_changed);
     c->command = g_strdup(command && *command ? command : NULL);
     moji_wire_interface();
     return c;
@@ -45,6 +51,7 @@ static void client_unref(MojiClient *c)
     g_free(c->command);
     g_free(c->program);
     g_mutex_clear(&c->lock);
+    g_cond_clear(&c->turn_changed);
     g_free(c);
 }
 
@@ -193,6 +200,55 @@ static gboolean start_engine(const char *program, GError **error)
     return started != NOTHING;
 }
 
+/* ---- patience ---- */
+
+/* Cancels a handshake that takes too long: an engine that is stopped still has its connections
+ * accepted by the system, and an ssh may wait for a password. A socket's own time limit would not
+ * do, since it would also hold for the first silence after the handshake. */
+typedef struct {
+    GMutex lock;
+    GCond cond;
+    gboolean done;
+    GCancellable *cancel;
+    GThread *thread;
+} Patience;
+
+static gpointer patience_run(gpointer data)
+{
+    Patience *p = data;
+    gint64 until = g_get_monotonic_time() + PATIENCE_SECONDS * G_TIME_SPAN_SECOND;
+    gboolean in_time = TRUE;
+    g_mutex_lock(&p->lock);
+    while (!p->done && in_time)
+        in_time = g_cond_wait_until(&p->cond, &p->lock, until);
+    gboolean done = p->done;
+    g_mutex_unlock(&p->lock);
+    if (!done)
+        g_cancellable_cancel(p->cancel);
+    return NULL;
+}
+
+static void patience_begin(Patience *p)
+{
+    g_mutex_init(&p->lock);
+    g_cond_init(&p->cond);
+    p->done = FALSE;
+    p->cancel = g_cancellable_new();
+    p->thread = g_thread_new("patience", patience_run, p);
+}
+
+static void patience_end(Patience *p)
+{
+    g_mutex_lock(&p->lock);
+    p->done = TRUE;
+    g_cond_signal(&p->cond);
+    g_mutex_unlock(&p->lock);
+    g_thread_join(p->thread);
+    g_object_unref(p->cancel);
+    g_mutex_clear(&p->lock);
+    g_cond_clear(&p->cond);
+}
+
 /* ---- connecting ---- */
 
 static gboolean hello(GDBusConnection *connection, char **identity, GError **error)
@@ -215,25 +271,31 @@ static gboolean hello(GDBusConnection *connection, char **identity, GError **err
     return FALSE;
 }
 
-/* NULL if nobody of this user listens there. The socket gets a time limit until it has said who it
- * is: an engine that is stopped still has its connections accepted by the system. */
-static GDBusConnection *connect_socket(const char *path)
+static GDBusConnection *greet_socket(const char *path, GCancellable *cancel)
 {
     g_autoptr(GSocketClient) maker = g_socket_client_new();
-    g_socket_client_set_timeout(maker, PATIENCE_SECONDS);
     g_autoptr(GSocketAddress) address = g_unix_socket_address_new(path);
     g_autoptr(GSocketConnection) stream =
-        g_socket_client_connect(maker, G_SOCKET_CONNECTABLE(address), NULL, NULL);
+        g_socket_client_connect(maker, G_SOCKET_CONNECTABLE(address), cancel, NULL);
     if (!stream)
         return NULL;
-    GSocket *socket = g_socket_connection_get_socket(stream);
-    g_autoptr(GCredentials) theirs = g_socket_get_credentials(socket, NULL);
+    g_autoptr(GCredentials) theirs =
+        g_socket_get_credentials(g_socket_connection_get_socket(stream), NULL);
     g_autoptr(GCredentials) ours = g_credentials_new();
     if (!theirs || !g_credentials_is_same_user(theirs, ours, NULL))
         return NULL;
-    GDBusConnection *connection = g_dbus_connection_new_sync(
-        G_IO_STREAM(stream), NULL, G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, NULL, NULL, NULL);
-    g_socket_set_timeout(socket, 0);
+    return g_dbus_connection_new_sync(G_IO_STREAM(stream), NULL,
+                                      G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, NULL, cancel,
+                                      NULL);
+}
+
+/* NULL if nobody of this user listens there. */
+static GDBusConnection *connect_socket(const char *path)
+{
+    Patience patience;
+    patience_begin(&patience);
+    GDBusConnection *connection = greet_socket(path, patience.cancel);
+    patience_end(&patience);
     return connection;
 }
 
@@ -272,35 +334,13 @@ static GDBusConnection *connect_resident(MojiClient *c, GError **error)
     return connection;
 }
 
-typedef struct {
-    GMutex lock;
-    GCond cond;
-    gboolean done;
-    GSubprocess *process;
-} Patience;
-
-/* Ends a command that does not become an engine, as an ssh that waits for a password. */
-static gpointer patience_run(gpointer data)
-{
-    Patience *p = data;
-    gint64 until = g_get_monotonic_time() + PATIENCE_SECONDS * G_TIME_SPAN_SECOND;
-    g_mutex_lock(&p->lock);
-    gboolean in_time = TRUE;
-    while (!p->done && in_time)
-        in_time = g_cond_wait_until(&p->cond, &p->lock, until);
-    if (!p->done)
-        g_subprocess_force_exit(p->process);
-    g_mutex_unlock(&p->lock);
-    return NULL;
-}
-
-static GDBusConnection *greet_process(GSubprocess *process, GError **error)
+static GDBusConnection *greet_process(GSubprocess *process, GCancellable *cancel, GError **error)
 {
     g_autoptr(GIOStream) stream =
         g_simple_io_stream_new(g_subprocess_get_stdout_pipe(process),
                                G_OUTPUT_STREAM(g_subprocess_get_stdin_pipe(process)));
     g_autoptr(GDBusConnection) connection = g_dbus_connection_new_sync(
-        stream, NULL, G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, NULL, NULL, error);
+        stream, NULL, G_DBUS_CONNECTION_FLAGS_AUTHENTICATION_CLIENT, NULL, cancel, error);
     g_autofree char *identity = NULL;
     if (connection && hello(connection, &identity, error))
         return g_steal_pointer(&connection);
@@ -326,18 +366,12 @@ static GDBusConnection *connect_command(MojiClient *c, GError **error)
         g_subprocess_launcher_spawnv(launcher, (const char *const *)argv, &e);
     GDBusConnection *connection = NULL;
     if (process) {
-        Patience patience = {.process = process};
-        g_mutex_init(&patience.lock);
-        g_cond_init(&patience.cond);
-        GThread *thread = g_thread_new("patience", patience_run, &patience);
-        connection = greet_process(process, &e);
-        g_mutex_lock(&patience.lock);
-        patience.done = TRUE;
-        g_cond_signal(&patience.cond);
-        g_mutex_unlock(&patience.lock);
-        g_thread_join(thread);
-        g_mutex_clear(&patience.lock);
-        g_cond_clear(&patience.cond);
+        Patience patience;
+        patience_begin(&patience);
+        connection = greet_process(process, patience.cancel, &e);
+        patience_end(&patience);
+        if (!connection)
+            g_subprocess_force_exit(process);
     }
     if (!connection) {
         set_start_error(error, c->command, e->message);
@@ -346,15 +380,20 @@ static GDBusConnection *connect_command(MojiClient *c, GError **error)
     return connection;
 }
 
-/* Blocks. The connection kept, or a new one; caller unrefs. */
-static GDBusConnection *client_connect(MojiClient *c, GError **error)
+/* With the lock held: the connection kept, or a new one; caller unrefs. */
+static GDBusConnection *client_connect_locked(MojiClient *c, GError **error)
 {
-    g_mutex_lock(&c->lock);
     if (c->connection && g_dbus_connection_is_closed(c->connection))
         g_clear_object(&c->connection);
     if (!c->connection)
         c->connection = c->command ? connect_command(c, error) : connect_resident(c, error);
-    GDBusConnection *connection = c->connection ? g_object_ref(c->connection) : NULL;
+    return c->connection ? g_object_ref(c->connection) : NULL;
+}
+
+static GDBusConnection *client_connect(MojiClient *c, GError **error)
+{
+    g_mutex_lock(&c->lock);
+    GDBusConnection *connection = client_connect_locked(c, error);
     g_mutex_unlock(&c->lock);
     return connection;
 }
@@ -519,56 +558,82 @@ static void on_reply(GObject *source, GAsyncResult *result, gpointer data)
     drawing_end(task, error);
 }
 
-static void on_connected(GObject *source, GAsyncResult *result, gpointer data)
+/* A drawing's turn at connecting, and what came of it. */
+typedef struct {
+    MojiClient *client;
+    guint32 turn;
+    GTask *task; /* the drawing's */
+    GDBusConnection *connection;
+    GError *error;
+} Connecting;
+
+static void connecting_free(gpointer data)
 {
-    (void)source;
-    g_autoptr(GTask) task = data;
-    Drawing *d = g_task_get_task_data(task);
-    GError *error = NULL;
-    g_autoptr(GDBusConnection) connection = g_task_propagate_pointer(G_TASK(result), &error);
-    if (d->done) {
-        g_clear_error(&error);
-        return;
+    Connecting *c = data;
+    g_clear_object(&c->connection);
+    g_clear_error(&c->error);
+    g_object_unref(c->task);
+    client_unref(c->client);
+    g_free(c);
+}
+
+static gboolean on_connected(gpointer data)
+{
+    Connecting *c = data;
+    Drawing *d = g_task_get_task_data(c->task);
+    if (d->done)
+        return G_SOURCE_REMOVE;
+    if (!c->connection) {
+        drawing_end(c->task, g_steal_pointer(&c->error));
+        return G_SOURCE_REMOVE;
     }
-    if (!connection) {
-        drawing_end(task, error);
-        return;
-    }
-    d->connection = g_steal_pointer(&connection);
+    d->connection = g_steal_pointer(&c->connection);
     d->progress_signal = g_dbus_connection_signal_subscribe(
         d->connection, NULL, MOJI_WIRE_INTERFACE, "Progress", MOJI_WIRE_PATH, NULL,
-        G_DBUS_SIGNAL_FLAGS_NONE, on_progress, g_object_ref(task), g_object_unref);
+        G_DBUS_SIGNAL_FLAGS_NONE, on_progress, g_object_ref(c->task), g_object_unref);
     d->picture_signal = g_dbus_connection_signal_subscribe(
         d->connection, NULL, MOJI_WIRE_INTERFACE, "Picture", MOJI_WIRE_PATH, NULL,
-        G_DBUS_SIGNAL_FLAGS_NONE, on_picture, g_object_ref(task), g_object_unref);
+        G_DBUS_SIGNAL_FLAGS_NONE, on_picture, g_object_ref(c->task), g_object_unref);
     g_dbus_connection_call(d->connection, NULL, MOJI_WIRE_PATH, MOJI_WIRE_INTERFACE, "Draw",
                            g_variant_new("(u@a{sv})", d->id, d->request), G_VARIANT_TYPE("(u)"),
-                           G_DBUS_CALL_FLAGS_NONE, G_MAXINT, NULL, on_reply, g_object_ref(task));
+                           G_DBUS_CALL_FLAGS_NONE, G_MAXINT, NULL, on_reply, g_object_ref(c->task));
+    return G_SOURCE_REMOVE;
 }
 
-static void connect_thread(GTask *task, gpointer source, gpointer data, GCancellable *cancel)
+static gpointer connect_thread(gpointer data)
 {
-    (void)source, (void)cancel;
-    GError *error = NULL;
-    GDBusConnection *connection = client_connect(data, &error);
-    if (connection)
-        g_task_return_pointer(task, connection, g_object_unref);
-    else
-        g_task_return_error(task, moji_wire_error(error));
-}
-
-static void task_client_unref(gpointer client)
-{
-    client_unref(client);
+    Connecting *mine = data;
+    MojiClient *c = mine->client;
+    g_autoptr(GSource) answer = g_idle_source_new();
+    g_source_set_priority(answer, G_PRIORITY_DEFAULT);
+    g_source_set_callback(answer, on_connected, mine, connecting_free);
+    g_mutex_lock(&c->lock);
+    while (c->turn != mine->turn)
+        g_cond_wait(&c->turn_changed, &c->lock);
+    mine->connection = client_connect_locked(c, &mine->error);
+    if (mine->error)
+        mine->error = moji_wire_error(mine->error);
+    c->turn++;
+    g_cond_broadcast(&c->turn_changed);
+    /* Before the next one's turn, so that the answers stand in line in the caller's context. The
+     * reference is for the unlocking: the answer may end the last drawing. */
+    g_atomic_ref_count_inc(&c->refs);
+    g_source_attach(answer, g_task_get_context(mine->task));
+    g_mutex_unlock(&c->lock);
+    client_unref(c);
+    return NULL;
 }
 
 static void drawing_begin(GTask *task)
 {
     Drawing *d = g_task_get_task_data(task);
-    g_autoptr(GTask) connecting = g_task_new(NULL, NULL, on_connected, g_object_ref(task));
+    Connecting *c = g_new0(Connecting, 1);
     g_atomic_ref_count_inc(&d->client->refs);
-    g_task_set_task_data(connecting, d->client, task_client_unref);
-    g_task_run_in_thread(connecting, connect_thread);
+    c->client = d->client;
+    c->task = g_object_ref(task);
+    /* Without the lock, which another drawing may hold until its engine has started. */
+    c->turn = (guint32)g_atomic_int_add((gint *)&d->client->next_turn, 1);
+    g_thread_unref(g_thread_new("connect", connect_thread, c));
 }
 
 static gboolean on_cancelled(GCancellable *cancellable, gpointer data)

@@ -23,7 +23,7 @@ int moji_cmd_cutout(int argc, char **argv)
                                      "Where to write it; may be the same file", "OUT.png"},
                                     G_OPTION_ENTRY_NULL};
     g_auto(GStrv) words = NULL;
-    if (!moji_command_parse("cutout IN.png -o OUT.png",
+    if (!moji_command_parse("IN.png -o OUT.png",
                             "Makes the flat background of a picture transparent. A background\n"
                             "that is not flat is an error (exit code 1), and nothing is written.",
                             entries, argc, argv, &words))

@@ -274,7 +274,7 @@ int moji_cmd_draw(int argc, char **argv)
         G_OPTION_ENTRY_NULL};
     g_auto(GStrv) words = NULL;
     int code = MOJI_EXIT_USAGE;
-    if (moji_command_parse("draw PROMPT [-o FILE.png] [OPTION...]",
+    if (moji_command_parse("PROMPT",
                            "The name of each file is printed on standard output; seed, times and\n"
                            "peak memory on standard error. Ctrl-C cancels, and writes nothing.\n"
                            "Exit codes: 0 drawn, 1 other, 2 arguments, 3 file, 4 memory, "

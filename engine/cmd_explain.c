@@ -52,7 +52,7 @@ int moji_cmd_explain(int argc, char **argv)
     g_auto(GStrv) words = NULL;
     int code = MOJI_EXIT_USAGE;
     if (!moji_command_parse(
-            "explain [--model DIR] [--size N] [--batch N] [--type T] unet|vae|text",
+            "unet|vae|text",
             "Prints the network as the engine will run it, one line a record:\n"
             "number, op, shapes, type, offset in the block, name. Needs no weights.",
             entries, argc, argv, &words))

@@ -72,7 +72,7 @@ int moji_cmd_info(int argc, char **argv)
 {
     const GOptionEntry entries[] = {G_OPTION_ENTRY_NULL};
     g_auto(GStrv) words = NULL;
-    if (!moji_command_parse("info [MODEL]",
+    if (!moji_command_parse("[MODEL]",
                             "MODEL is a folder in diffusers' layout; without it, the bundled one.",
                             entries, argc, argv, &words))
         return MOJI_EXIT_USAGE;

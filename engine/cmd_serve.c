@@ -15,7 +15,7 @@ int moji_cmd_serve(int argc, char **argv)
     g_auto(GStrv) words = NULL;
     GError *error = NULL;
     if (!moji_command_parse(
-            "serve [--stdio] [--idle SECONDS]",
+            NULL,
             "Keeps the model loaded for the GIMP plug-in, which starts it by itself. Listens on\n"
             "moji/engine.sock in XDG_RUNTIME_DIR, for this user only; one engine a user. With\n"
             "--stdio it can be used through ssh: ssh HOST moji serve --stdio",

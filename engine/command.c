@@ -1,6 +1,5 @@
 /* command.c: see command.h. */
 #include "command.h"
-#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -8,15 +7,13 @@
 gboolean moji_command_parse(const char *usage, const char *description, const GOptionEntry *entries,
                             int argc, char **argv, char ***words)
 {
-    g_autoptr(GOptionContext) context = g_option_context_new(NULL);
+    g_autoptr(GOptionContext) context = g_option_context_new(usage);
     g_auto(GStrv) copy = g_new0(char *, argc + 1);
     GError *error = NULL;
-    /* GOption's help begins with the program's name and then this one word. */
-    g_set_prgname("moji");
-    g_autofree char *head = g_strdup_printf("- moji %s", usage);
+    g_autofree char *name = g_strdup_printf("moji %s", argv[0]);
+    g_set_prgname(name);
     for (int i = 0; i < argc; i++)
         copy[i] = g_strdup(argv[i]);
-    g_option_context_set_summary(context, head);
     g_option_context_set_description(context, description);
     g_option_context_add_main_entries(context, entries, NULL);
     g_option_context_parse_strv(context, &copy, &error);

@@ -21,7 +21,7 @@ int moji_cmd_serve(int argc, char **argv);
 int moji_cmd_cutout(int argc, char **argv);
 
 /* Parses a command's options; what is left of the words is in *words (g_strfreev). usage is what
- * follows "moji " in the first line of --help. FALSE after having printed why not. */
+ * follows "moji COMMAND [OPTION...]" in --help. FALSE after having printed why not. */
 gboolean moji_command_parse(const char *usage, const char *description, const GOptionEntry *entries,
                             int argc, char **argv, char ***words);
 

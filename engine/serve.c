@@ -429,6 +429,11 @@ static gboolean on_peer(GDBusServer *bus, GDBusConnection *connection, gpointer 
     *peer = (Peer){s, g_object_ref(connection), g_hash_table_new(NULL, NULL)};
     g_hash_table_add(s->peers, peer);
     g_signal_connect(connection, "closed", G_CALLBACK(on_closed), s);
+    /* A peer that is gone already has had its signal before anybody listened. */
+    if (g_dbus_connection_is_closed(connection)) {
+        g_hash_table_remove(s->peers, peer);
+        return FALSE;
+    }
     g_dbus_connection_register_object(connection, MOJI_WIRE_PATH, moji_wire_interface(), &VTABLE, s,
                                       NULL, NULL);
     return TRUE;

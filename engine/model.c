@@ -147,6 +147,30 @@ static gboolean check_card(const MojiCard *card, const char *path, int factor, G
     return FALSE;
 }
 
+static gboolean read_settings(JsonObject *o, const char *path, MojiCard *card, GError **error)
+{
+    return moji_json_int(o, path, "steps", 1, 1000, &card->steps, error) &&
+           moji_json_int(o, path, "size", 64, 2048, &card->size, error) &&
+           moji_json_double(o, path, "guidance", &card->guidance, error) &&
+           moji_json_string(o, path, "sampler", &card->sampler, error);
+}
+
+/* The object "defaults", or NULL if there is none. */
+static gboolean find_defaults(JsonObject *root, const char *path, JsonObject **defaults,
+                              GError **error)
+{
+    JsonNode *node = json_object_get_member(root, "defaults");
+    *defaults = NULL;
+    if (!node || JSON_NODE_HOLDS_NULL(node))
+        return TRUE;
+    if (!JSON_NODE_HOLDS_OBJECT(node)) {
+        moji_error_file(error, path, "\"defaults\" is not an object of settings");
+        return FALSE;
+    }
+    *defaults = json_node_get_object(node);
+    return TRUE;
+}
+
 static gboolean read_card(MojiModel *m, GError **error)
 {
     MojiCard *card = &m->card;
@@ -162,20 +186,21 @@ static gboolean read_card(MojiModel *m, GError **error)
     if (!g_file_test(path, G_FILE_TEST_EXISTS))
         return TRUE;
 
-    JsonObject *root;
+    JsonObject *root, *defaults;
     g_autoptr(JsonParser) parser = moji_json_open(path, &root, error);
     return parser && moji_json_string(root, path, "name", &card->name, error) &&
            moji_json_string(root, path, "version", &card->version, error) &&
            moji_json_string(root, path, "licence", &card->licence, error) &&
-           moji_json_int(root, path, "steps", 1, 1000, &card->steps, error) &&
-           moji_json_int(root, path, "size", 64, 2048, &card->size, error) &&
-           moji_json_double(root, path, "guidance", &card->guidance, error) &&
-           moji_json_string(root, path, "sampler", &card->sampler, error) &&
            moji_json_string(root, path, "prompt", &card->prompt, error) &&
            read_styles(root, path, card, error) &&
            moji_json_string(root, path, "default_style", &card->default_style, error) &&
            read_backgrounds(root, path, card, error) &&
            moji_json_string(root, path, "default_background", &card->default_background, error) &&
+           read_settings(root, path, card, error) && find_defaults(root, path, &defaults, error) &&
+           (!defaults ||
+            (read_settings(defaults, path, card, error) &&
+             moji_json_string(defaults, path, "style", &card->default_style, error) &&
+             moji_json_string(defaults, path, "background", &card->default_background, error))) &&
            check_card(card, path, moji_vae_factor(&m->vae), error);
 }
 

@@ -9,11 +9,16 @@
  * Topology comes from the config files, so moji_model_configs works without any weights.
  * moji.json, if there, is the card: defaults and vocabulary for people. Without it the defaults are
  * Stable Diffusion's: 50 steps of the model's own sampler, guidance 7.5, 512 px. All its members
- * are optional and named as in MojiCard; "styles" is a list of words and "backgrounds" an object:
+ * are optional:
  *
- *     {"name": "moji-mini", "steps": 20, "size": 512, "guidance": 5, "sampler": "dpm++2m",
+ *     {"name": "moji-mini", "version": "1", "licence": "...",
+ *      "defaults": {"steps": 20, "guidance": 2.5, "sampler": "ddim", "size": 512,
+ *                   "style": "flat", "background": "white"},
  *      "prompt": "{prompt}, {style}, {background} background", "styles": ["flat", "glossy"],
- *      "backgrounds": {"green": "#00b140", "white": "#ffffff"}, "default_background": "white"} */
+ *      "backgrounds": {"green": "#00b140", "white": "#ffffff"}}
+ *
+ * The defaults may also stand outside that object, the last two then named "default_style" and
+ * "default_background". */
 #pragma once
 #include "clip.h"
 #include "sampler.h"

@@ -382,6 +382,26 @@ static void test_card(void)
     moji_model_free(m);
 }
 
+/* The same with its settings in an object of their own, which goes before those outside. */
+static void test_card_defaults(void)
+{
+    g_autofree char *folder = folder_new();
+    g_autoptr(GError) error = NULL;
+    put(folder, "moji.json", card_text);
+    set(folder, "moji.json", "defaults",
+        "{\"steps\": 9, \"size\": 256, \"guidance\": 2.5, \"sampler\": \"euler\","
+        " \"style\": \"glossy\", \"background\": \"green\"}");
+    MojiModel *m = moji_model_open(folder, &error);
+    if (!MOJI_CHECK(m, "%s", error->message))
+        return;
+    const MojiCard *c = &m->card;
+    MOJI_CHECK(c->steps == 9 && c->size == 256 && c->guidance == 2.5 &&
+                   !strcmp(c->sampler, "euler") && !strcmp(c->default_style, "glossy") &&
+                   !strcmp(c->default_background, "green"),
+               "defaults");
+    moji_model_free(m);
+}
+
 static void test_bad_cards(void)
 {
     static const struct {
@@ -406,6 +426,7 @@ static void test_bad_cards(void)
         {"backgrounds", "{\"white\": \"#fff\"}"},
         {"backgrounds", "{\"white\": 7}"},
         {"default_background", "\"plaid\""},
+        {"defaults", "[]"},
     };
     for (guint i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *folder = folder_new();
@@ -476,6 +497,7 @@ int main(void)
     moji_test("model: parts that do not fit", test_misfits);
     moji_test("model: missing and misshapen tensors", test_wrong_tensors);
     moji_test("model: card", test_card);
+    moji_test("model: card with defaults apart", test_card_defaults);
     moji_test("model: bad cards", test_bad_cards);
     moji_test("model: prompts from the card", test_prompts);
     moji_test("model: the bundled one", test_bundled);

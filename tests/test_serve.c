@@ -1,7 +1,7 @@
 /* test_serve.c: the real program as a resident engine, through client.h and through raw sockets.
  *
  * The engine lives in a runtime folder of the test's own and draws with a tiny model; drawings that
- * are to be interrupted have a thousand steps. */
+ * are to be interrupted have hundreds of steps. */
 #include "client.h"
 #include "test.h"
 #include "wire.h"
@@ -78,7 +78,7 @@ static MojiRequest *request_new(const char *prompt, int steps, gint64 seed)
 /* Takes minutes unless it is interrupted. */
 static MojiRequest *long_request(void)
 {
-    MojiRequest *r = request_new("cat", 1000, 1);
+    MojiRequest *r = request_new("cat", 900, 1);
     r->size = 256;
     return r;
 }
@@ -291,7 +291,7 @@ static void kill_now(gpointer unused)
     kill(engine_pid(runtime), SIGKILL);
 }
 
-/* The engine is free again at once if a short drawing ends while a thousand steps could not. */
+/* The engine is free again at once if a short drawing ends while hundreds of steps could not. */
 static void expect_free_at_once(Draw *after)
 {
     Draw next = {.client = moji_client_new(NULL)};

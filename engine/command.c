@@ -2,6 +2,7 @@
 #include "command.h"
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 gboolean moji_command_parse(const char *usage, const char *description, const GOptionEntry *entries,
@@ -22,7 +23,17 @@ gboolean moji_command_parse(const char *usage, const char *description, const GO
         g_error_free(error);
         return FALSE;
     }
-    *words = g_strdupv(copy + 1);
+    /* GOption leaves a "--" there if a word after it begins with a hyphen. */
+    GStrvBuilder *left = g_strv_builder_new();
+    gboolean ended = FALSE;
+    for (char **word = copy + 1; *word; word++) {
+        if (ended || strcmp(*word, "--"))
+            g_strv_builder_add(left, *word);
+        else
+            ended = TRUE;
+    }
+    *words = g_strv_builder_end(left);
+    g_strv_builder_unref(left);
     return TRUE;
 }
 

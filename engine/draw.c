@@ -214,6 +214,19 @@ static gboolean load_model(MojiEngine *e, const char *asked, GError **error)
     return TRUE;
 }
 
+/* All stages at once, and the host's arrays: latents in a dozen forms, pixels as float and as
+ * bytes, what a backend's operations need for themselves. */
+static gboolean check_memory(const Drawing *d, GError **error)
+{
+    enum { RESERVE = 64 << 20 };
+    const MojiEngine *e = d->e;
+    guint64 pixels = (guint64)d->order->size * d->order->size;
+    return moji_stage_memory_check(moji_stage_memory(e->text) + moji_stage_memory(e->unet) +
+                                       moji_stage_memory(e->vae) + d->count * 4 * 16 +
+                                       pixels * (3 * 4 + 4 * d->order->count) + RESERVE,
+                                   error);
+}
+
 /* The stages for this drawing, made anew where size, batch or type differ from the last one's. The
  * decoder is prepared when it is its turn: its block is the largest. */
 static gboolean prepare_stages(Drawing *d, MojiType type, GError **error)
@@ -228,8 +241,9 @@ static gboolean prepare_stages(Drawing *d, MojiType type, GError **error)
     e->text = e->text ? e->text : moji_stage_text(m, type, d->batch);
     e->unet = e->unet ? e->unet : moji_stage_unet(m, type, d->batch, d->h, d->w);
     e->vae = e->vae ? e->vae : moji_stage_vae(m, type, 1, d->h, d->w);
-    return moji_stage_prepare(e->text, e->backend, error) && !cancelled(d, error) &&
-           moji_stage_prepare(e->unet, e->backend, error) && !cancelled(d, error);
+    return check_memory(d, error) && moji_stage_prepare(e->text, e->backend, error) &&
+           !cancelled(d, error) && moji_stage_prepare(e->unet, e->backend, error) &&
+           !cancelled(d, error);
 }
 
 /* Decodes a small picture of noise, which is enough for a first idea of the colours. */
@@ -275,15 +289,13 @@ static gboolean embed(Drawing *d, GError **error)
     int n = moji_stage_tokens(e->model), width = e->model->clip.hidden_size;
     g_autofree gint32 *ids = g_new(gint32, d->batch * n);
     g_autofree gint32 *positions = g_new(gint32, d->batch * n);
-    g_autofree char *dropped = NULL, *dropped_negative = NULL;
+    g_autofree char *dropped = NULL;
     if (d->batch == 2)
-        moji_tokenizer_encode(e->model->tokenizer, d->order->negative, ids, &dropped_negative);
-    moji_tokenizer_encode(e->model->tokenizer, d->order->text, ids + (d->batch - 1) * n, &dropped);
+        moji_tokenizer_encode(e->model->tokenizer, d->order->negative, ids, &dropped);
     if (dropped)
-        moji_order_warn(d->order, "The prompt is too long; this was left out: \"%s\".", dropped);
-    if (dropped_negative)
         moji_order_warn(d->order, "The negative prompt is too long; this was left out: \"%s\".",
-                        dropped_negative);
+                        dropped);
+    moji_tokenizer_encode(e->model->tokenizer, d->order->text, ids + (d->batch - 1) * n, NULL);
     for (int i = 0; i < d->batch * n; i++)
         positions[i] = i % n;
     moji_tape_write(s->tape, s->in[0], ids);

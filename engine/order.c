@@ -130,6 +130,49 @@ static gboolean choose_sampler(MojiOrder *o, const char *asked, const MojiModel 
     return s != NULL;
 }
 
+/* The text for as many letters of the prompt, ending with a whole word where there are several. */
+static char *text_of(const MojiOrder *o, const MojiCard *card, glong letters, gsize *used)
+{
+    const char *end = g_utf8_offset_to_pointer(o->prompt, letters);
+    const char *space = end;
+    while (*end && space > o->prompt && !g_ascii_isspace(*space))
+        space--;
+    if (space > o->prompt)
+        end = space;
+    *used = end - o->prompt;
+    g_autofree char *prompt = g_strndup(o->prompt, *used);
+    return moji_card_prompt(card, prompt, o->style, o->background);
+}
+
+static gboolean text_fits(const MojiTokenizer *t, const char *text)
+{
+    g_autofree gint32 *ids = g_new(gint32, moji_tokenizer_length(t));
+    return moji_tokenizer_encode(t, text, ids, NULL) <= moji_tokenizer_length(t) - 2;
+}
+
+/* Fills in the template. What does not fit is taken from the prompt, not from what the template
+ * puts after it: without its background a drawing could not be cut out. */
+static void make_text(MojiOrder *o, const MojiModel *m)
+{
+    glong most = g_utf8_strlen(o->prompt, -1), least = 0;
+    gsize used;
+    o->text = text_of(o, &m->card, most, &used);
+    if (!m->tokenizer || text_fits(m->tokenizer, o->text))
+        return;
+    while (most - least > 1) {
+        glong middle = (least + most) / 2;
+        g_autofree char *text = text_of(o, &m->card, middle, &used);
+        if (text_fits(m->tokenizer, text))
+            least = middle;
+        else
+            most = middle;
+    }
+    g_free(o->text);
+    o->text = text_of(o, &m->card, least, &used);
+    moji_order_warn(o, "The prompt is too long; this was left out: \"%s\".",
+                    o->prompt + used + strspn(o->prompt + used, " \t\n"));
+}
+
 MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **error)
 {
     MojiOrder *o = g_new0(MojiOrder, 1);
@@ -150,7 +193,7 @@ MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **err
     }
     if (*o->negative && o->guidance <= 1)
         moji_order_warn(o, "A negative prompt needs guidance above 1; it was left out.");
-    o->text = moji_card_prompt(&m->card, o->prompt, o->style, o->background);
+    make_text(o, m);
     return o;
 }
 

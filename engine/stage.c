@@ -83,9 +83,10 @@ static guint64 memory_available(void)
     return MIN(machine, limit.rlim_cur > used ? limit.rlim_cur - used : 0);
 }
 
-/* The block, and a copy of each parameter that no backend has made its own of yet. */
-static guint64 memory_needed(const MojiStage *s)
+guint64 moji_stage_memory(const MojiStage *s)
 {
+    if (s->prepared)
+        return 0;
     guint64 bytes = moji_tape_block_bytes(s->tape);
     for (int i = 0; i < moji_tape_tensors(s->tape); i++) {
         MojiTensor *t = moji_tape_tensor(s->tape, i);
@@ -98,25 +99,22 @@ static guint64 memory_needed(const MojiStage *s)
     return bytes;
 }
 
-/* Memory is promised freely and missed only when it is touched, by a kill: so ask beforehand. */
-static gboolean fits(const MojiStage *s, GError **error)
+gboolean moji_stage_memory_check(guint64 bytes, GError **error)
 {
-    guint64 needed = memory_needed(s), available = memory_available();
-    if (needed <= available)
+    guint64 available = memory_available();
+    if (bytes <= available)
         return TRUE;
-    g_autofree char *wanted = g_format_size_full(needed, G_FORMAT_SIZE_IEC_UNITS);
+    g_autofree char *wanted = g_format_size_full(bytes, G_FORMAT_SIZE_IEC_UNITS);
     g_autofree char *found = g_format_size_full(available, G_FORMAT_SIZE_IEC_UNITS);
     g_set_error(error, MOJI_ERROR, MOJI_ERROR_MEMORY,
-                "The %s network needs %s of memory at this size and %s is available", s->name,
-                wanted, found);
+                "This drawing needs about %s of memory and %s is available", wanted, found);
     return FALSE;
 }
 
 gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error)
 {
-    if (s->prepared)
-        return TRUE;
-    s->prepared = fits(s, error) && moji_tape_prepare(s->tape, backend, s->weights, error);
+    if (!s->prepared)
+        s->prepared = moji_tape_prepare(s->tape, backend, s->weights, error);
     return s->prepared;
 }
 

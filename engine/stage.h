@@ -28,9 +28,15 @@ MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, 
 MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, int w);
 void moji_stage_free(MojiStage *s); /* NULL is fine */
 
-/* Allocates and prepares, once; later calls do nothing. MOJI_ERROR_MEMORY, before anything is
- * allocated, if the machine says that the plan does not fit. */
+/* Allocates and prepares, once; later calls do nothing. */
 gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error);
+
+/* Bytes that preparing will take: the block, and a copy of each parameter that no backend has made
+ * its own of yet. 0 once prepared. */
+guint64 moji_stage_memory(const MojiStage *s);
+/* MOJI_ERROR_MEMORY if the machine (or a limit on this process) has less. Systems promise memory
+ * freely and end the program when it is touched, so ask beforehand. */
+gboolean moji_stage_memory_check(guint64 bytes, GError **error);
 
 int moji_stage_tokens(
     const MojiModel *m); /* n: what the tokenizer makes, or the text model takes */

@@ -8,6 +8,7 @@
  *
  * The surprising rule: the products are made for one thread, because each runs inside a thread. */
 #include "onednn.h"
+#include "attention_amx.h"
 #include <omp.h>
 #include <string.h>
 
@@ -297,4 +298,98 @@ static gboolean run(CpuPlan *plan, CpuStep *step, GError **error)
     return moji_cpu_ok(failed, step, "run it", error);
 }
 
-const CpuOp moji_cpu_attention = {prepare, run, release};
+/* ---- the same on matrix tiles ---- */
+
+#if defined(__x86_64__)
+typedef struct {
+    CpuAmxHead head;    /* what all heads have in common */
+    gsize packed_bytes; /* of a head's keys, and of its values */
+    gsize work_bytes;
+} Tiles;
+
+static gboolean prepare_tiles(CpuPlan *plan, CpuStep *step, GError **error)
+{
+    (void)error;
+    MojiTensor *q = step->record->in[0], *k = step->record->in[1];
+    const MojiAttr *attr = &step->record->attr;
+    Tiles *t = g_new0(Tiles, 1);
+    step->state = t;
+    t->head = (CpuAmxHead){.kernels = plan->cpu->kernels,
+                           .row_bytes = q->dim[2] * 2,
+                           .m = k->dim[1],
+                           .padded_m = round_up(k->dim[1], 32),
+                           .width = q->dim[2] / attr->attention.heads,
+                           .scale = attr->attention.scale,
+                           .causal = attr->attention.causal};
+    t->head.padded_width = round_up(t->head.width, 32);
+    t->packed_bytes = t->head.padded_m * t->head.padded_width * 2;
+    t->work_bytes = aligned(moji_cpu_amx_work_bytes(t->head.padded_width));
+    step->scratch_bytes = q->dim[0] * attr->attention.heads * 2 * t->packed_bytes +
+                          plan->cpu->threads * t->work_bytes;
+    return TRUE;
+}
+
+/* Head i of all images' heads: where its rows begin, and its part of the scratch memory. */
+static CpuAmxHead head_of(const CpuPlan *plan, const CpuStep *step, gint64 i)
+{
+    const Tiles *t = step->state;
+    const MojiTensor *q = step->record->in[0];
+    gint64 heads = step->record->attr.attention.heads;
+    gsize at = (i / heads * q->dim[1] * heads + i % heads) * t->head.width * 2;
+    CpuAmxHead h = t->head;
+    h.q = (const char *)step->in[0] + at;
+    h.out = (char *)step->out + at;
+    h.k = (char *)plan->scratch + 2 * i * t->packed_bytes;
+    h.v = (char *)h.k + t->packed_bytes;
+    return h;
+}
+
+static void pack_tiles(const CpuPlan *plan, const CpuStep *step, gint64 i)
+{
+    const Tiles *t = step->state;
+    gint64 heads = step->record->attr.attention.heads;
+    gsize at = (i / heads * t->head.m * heads + i % heads) * t->head.width * 2;
+    CpuAmxHead h = head_of(plan, step, i);
+    moji_cpu_amx_pack_k((void *)h.k, (const char *)step->in[1] + at, &h);
+    moji_cpu_amx_pack_v((void *)h.v, (const char *)step->in[2] + at, &h);
+}
+
+static gboolean run_tiles(CpuPlan *plan, CpuStep *step, GError **error)
+{
+    (void)error;
+    const Tiles *t = step->state;
+    const MojiTensor *q = step->record->in[0];
+    gint64 heads = q->dim[0] * step->record->attr.attention.heads, n = q->dim[1];
+    gint64 turns = (n + MOJI_CPU_AMX_ROWS - 1) / MOJI_CPU_AMX_ROWS;
+    char *work = (char *)plan->scratch + 2 * heads * t->packed_bytes;
+#pragma omp parallel
+    {
+        void *own = work + omp_get_thread_num() * t->work_bytes;
+#pragma omp for schedule(dynamic)
+        for (gint64 i = 0; i < heads; i++)
+            pack_tiles(plan, step, i);
+#pragma omp for schedule(dynamic, 4)
+        for (gint64 i = 0; i < heads * turns; i++) {
+            CpuAmxHead h = head_of(plan, step, i / turns);
+            gint64 first = i % turns * MOJI_CPU_AMX_ROWS;
+            moji_cpu_amx_attend(own, &h, first, MIN(MOJI_CPU_AMX_ROWS, n - first));
+        }
+    }
+    return TRUE;
+}
+
+static const CpuOp tiles = {prepare_tiles, run_tiles, g_free};
+#endif
+
+static gboolean choose(CpuPlan *plan, CpuStep *step, GError **error)
+{
+#if defined(__x86_64__)
+    if (plan->cpu->amx && moji_cpu_is_bf16(step->record->out)) {
+        step->op = &tiles;
+        return prepare_tiles(plan, step, error);
+    }
+#endif
+    return prepare(plan, step, error);
+}
+
+const CpuOp moji_cpu_attention = {choose, run, release};

@@ -123,9 +123,9 @@ static void unprepare(MojiBackend *b, void *prepared)
     (void)b;
     CpuPlan *plan = prepared;
     for (int i = 0; i < plan->steps; i++) {
-        const CpuOp *op = ops[plan->step[i].record->op];
-        if (plan->step[i].state && op->release)
-            op->release(plan->step[i].state);
+        CpuStep *step = &plan->step[i];
+        if (step->state && step->op->release)
+            step->op->release(step->state);
     }
     moji_cpu_free(plan->scratch);
     g_free(plan->step);
@@ -152,8 +152,8 @@ static gboolean prepare_step(CpuPlan *plan, CpuStep *step, void *block, MojiWeig
         else
             step->in[k] = in_block(block, r->in[k]);
     }
-    const CpuOp *op = ops[r->op];
-    if (op->prepare && !op->prepare(plan, step, error))
+    step->op = ops[r->op];
+    if (step->op->prepare && !step->op->prepare(plan, step, error))
         return FALSE;
     plan->scratch_bytes = MAX(plan->scratch_bytes, step->scratch_bytes);
     return TRUE;
@@ -198,7 +198,7 @@ static gboolean run(MojiBackend *b, void *prepared, int first, int end, GError *
     omp_set_num_threads(cpu->threads);
     gboolean done = TRUE;
     for (int i = first; done && i < MIN(end, plan->steps); i++)
-        done = ops[plan->step[i].record->op]->run(plan, &plan->step[i], error);
+        done = plan->step[i].op->run(plan, &plan->step[i], error);
     omp_set_num_threads(before);
     return done;
 }
@@ -286,6 +286,7 @@ MojiBackend *moji_backend_cpu(int threads, GError **error)
     }
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     cpu->kernels = choose_kernels(isa);
+    cpu->amx = (isa & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx;
     cpu->bf16 = (isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
     const dnnl_version_t *v = dnnl_version();
     g_autofree char *processor = processor_name();

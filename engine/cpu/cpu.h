@@ -16,13 +16,17 @@ typedef struct {
     int threads;
     char *description;
     gboolean bf16; /* this processor multiplies bf16 */
+    gboolean amx;  /* and has matrix tiles for it */
     const CpuKernels *kernels;
     dnnl_engine_t engine;
     dnnl_stream_t stream;
 } Cpu;
 
+typedef struct CpuOp CpuOp;
+
 typedef struct {
     MojiRecord *record;
+    const CpuOp *op;                     /* the table's; prepare may put another in its place */
     const void *in[MOJI_MAX_INPUTS];     /* in the block, or a parameter's values; NULL if absent */
     MojiWeight *weight[MOJI_MAX_INPUTS]; /* not NULL where the input is a parameter */
     void *out;
@@ -38,11 +42,11 @@ typedef struct {
     gsize scratch_bytes;
 } CpuPlan;
 
-typedef struct {
+struct CpuOp {
     gboolean (*prepare)(CpuPlan *plan, CpuStep *step, GError **error); /* NULL: nothing to do */
     gboolean (*run)(CpuPlan *plan, CpuStep *step, GError **error);
     void (*release)(gpointer state); /* NULL: there is no state */
-} CpuOp;
+};
 
 extern const CpuOp moji_cpu_conv2d, moji_cpu_linear;         /* product.c */
 extern const CpuOp moji_cpu_attention;                       /* attention.c */

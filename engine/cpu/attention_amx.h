@@ -1,0 +1,24 @@
+/* attention_amx.h: attention in bf16 for processors with matrix tiles. To be called only where
+ * oneDNN reports AMX, which then has asked the system for the tiles' state. */
+#pragma once
+#include "kernels.h"
+
+#define MOJI_CPU_AMX_ROWS 32 /* queries at a time */
+
+typedef struct { /* one head of one image; bf16 */
+    const CpuKernels *kernels;
+    const void *q;     /* [n,width], rows row_bytes apart */
+    void *out;         /* likewise */
+    const void *k, *v; /* packed */
+    gsize row_bytes;
+    gint64 m, padded_m, width, padded_width; /* padded to a multiple of 32 */
+    float scale;
+    gboolean causal;
+} CpuAmxHead;
+
+gsize moji_cpu_amx_work_bytes(gint64 padded_width);
+/* k or v [m,width], rows row_bytes apart; packed has padded_m * padded_width values. */
+void moji_cpu_amx_pack_k(void *packed, const void *k, const CpuAmxHead *head);
+void moji_cpu_amx_pack_v(void *packed, const void *v, const CpuAmxHead *head);
+/* Queries [first, first + rows), at most MOJI_CPU_AMX_ROWS. */
+void moji_cpu_amx_attend(void *work, const CpuAmxHead *head, gint64 first, gint64 rows);

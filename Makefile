@@ -129,6 +129,15 @@ $(PLUGIN)/help/%: plugin/help/%
 	@mkdir -p $(@D)
 	$(Q)cp $< $@
 
+# An engine whose every pixel is known, for tests/gimp/run.sh; the library brings all but its drawing.
+$(BUILD)/tests/gimp/standin: $(BUILD)/tests/gimp/standin.o $(LIB)
+	$(SHOW) LINK $@
+	$(Q)$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+
+ifeq ($(strip $(PLUGIN_LACKS)),)
+tests: $(BUILD)/tests/gimp/standin $(BUILD)/emoji-maker.pot
+endif
+
 # The PNG files of icons/ from the drawings, and the .po files after a change of the texts.
 icons:
 	rsvg-convert -w 16 icons/emoji-maker.svg -o icons/emoji-maker-16.png

@@ -246,7 +246,7 @@ static void remember(Dialog *d)
  */
 static void after_delivery(Dialog *d, const MojiImage *picture, const char *note)
 {
-    g_autofree char *warning = moji_work_warning(picture);
+    g_autofree char *warning = moji_work_warning(d->settings->request, picture);
     g_autofree char *done = g_strdup_printf(_("Done in %d s"), MAX(1, seconds_gone(d)));
     const char *news = warning ? warning : note;
 

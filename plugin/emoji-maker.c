@@ -91,7 +91,7 @@ static void query(void)
 
     gimp_plugin_domain_register(GETTEXT_PACKAGE, locale);
     gimp_plugin_help_register(HELP_DOMAIN, help_uri);
-    gimp_plugin_menu_branch_register("<Image>/Filters", N_("Emoji _Maker"));
+    gimp_plugin_menu_branch_register("<Image>/Filters", N_("Emo_ji Maker"));
     install(PROC_DRAW, N_("Draw an emoji from a description as a new layer"),
             "Draws an emoji from a description and adds it as a new layer in the middle of the "
             "image, above the given layer, in one step to undo. " HELP_TEXT,
@@ -180,7 +180,7 @@ static gboolean draw(Run *run, const MojiSettings *s, MojiRequest *request, GErr
     done = picture && deliver(picture, &note, run, error);
     if (done && note)
         g_message("%s", note);
-    if (done && (warning = moji_work_warning(picture)))
+    if (done && (warning = moji_work_warning(request, picture)))
         g_message("%s", warning);
     return done;
 }

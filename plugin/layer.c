@@ -29,13 +29,13 @@ static char *layer_name(const MojiImage *picture)
         if (!*words[i])
             continue;
         if (name->len &&
-            g_utf8_strlen(name->str, -1) + g_utf8_strlen(words[i], -1) > NAME_MAX_LENGTH) {
+            g_utf8_strlen(name->str, -1) + g_utf8_strlen(words[i], -1) >= NAME_MAX_LENGTH) {
             g_string_append(name, "…");
             break;
         }
         g_string_append_printf(name, "%s%s", name->len ? " " : "", words[i]);
     }
-    if (g_utf8_strlen(name->str, -1) > NAME_MAX_LENGTH + 1) { /* one long word */
+    if (g_utf8_strlen(name->str, -1) > NAME_MAX_LENGTH + 1) { /* the first word is a long one */
         g_string_truncate(name, g_utf8_offset_to_pointer(name->str, NAME_MAX_LENGTH) - name->str);
         g_string_append(name, "…");
     }

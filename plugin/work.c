@@ -118,12 +118,14 @@ char *moji_work_sentence(const GError *error)
     return kind ? g_strdup_printf("%s\n%s", kind, error->message) : g_strdup(error->message);
 }
 
-char *moji_work_warning(const MojiImage *picture)
+char *moji_work_warning(const MojiRequest *request, const MojiImage *picture)
 {
     g_autofree char *words = moji_recipe_text(picture->recipe, "warning");
 
     if (!words || !*words)
         return NULL;
+    if (!request->transparent || picture->mask)
+        return g_steal_pointer(&words);
     return g_strdup_printf("%s\n%s", _("The emoji was drawn, but keeps its background."), words);
 }
 

@@ -20,5 +20,5 @@ double moji_work_fraction(const MojiProgress *progress);
 /* The error for a user: what kind of thing went wrong in their language, then the engine's own
  * words. g_free it. */
 char *moji_work_sentence(const GError *error);
-/* What the engine could not do though it drew, in the user's language, or NULL. g_free it. */
-char *moji_work_warning(const MojiImage *picture);
+/* What the engine says about a picture it drew all the same, or NULL. g_free it. */
+char *moji_work_warning(const MojiRequest *request, const MojiImage *picture);

@@ -1,0 +1,34 @@
+; same.scm: what the real engine draws in GIMP is what `moji draw` wrote with the same seed, pixel for pixel.
+
+(define image (new-image 100 100 RGB))
+(define layer (car (plug-in-moji-draw RUN-NONINTERACTIVE image (active image) prompt "" "" 3 0 -1 ""
+                                      remove)))
+(define drawn (car (file-png-load RUN-NONINTERACTIVE png-file png-file)))
+(define width (car (gimp-image-width drawn)))
+
+; A PNG with a mask has it in its alpha, and no colour where that is 0.
+(define (differs x y)
+  (let* ((wanted (pixel (active drawn) x y))
+         (mask (car (gimp-layer-get-mask layer)))
+         (alpha (if (= mask -1) 255 (car (pixel mask x y))))
+         (found (pixel layer x y)))
+    (cond ((and (= alpha 0) (= (length wanted) 4)) (not (= (cadddr wanted) 0)))
+          ((= (length wanted) 4) (not (equal? wanted (append (list (car found) (cadr found) (caddr found))
+                                                             (list alpha)))))
+          (else (not (equal? (append wanted '(255)) found))))))
+
+; Every pixel of a small picture, every seventh of a large one.
+(define step (if (> width 100) 7 1))
+(define wrong 0)
+(define (look x y)
+  (cond ((>= y width) wrong)
+        ((>= x width) (look 0 (+ y step)))
+        (else (if (differs x y) (set! wrong (+ wrong 1)))
+              (look (+ x step) y))))
+
+(check (string-append name "-size") (car (gimp-drawable-width layer)) width)
+(check (string-append name "-pixels-as-moji-draw") (look 0 0) 0)
+(check (string-append name "-mask") (= (car (gimp-layer-get-mask layer)) -1) (= remove FALSE))
+(if save-to
+    (file-png-save RUN-NONINTERACTIVE image layer save-to save-to 0 9 0 0 0 0 0))
+(done)

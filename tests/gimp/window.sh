@@ -1,0 +1,188 @@
+# window.sh: the part of run.sh that has a display. Read by run.sh, whose functions it uses.
+#
+# Keys go to whatever has the focus (xdotool without a window), as a person's would. What has happened in
+# the window is learnt from the settings file, which is written after each emoji.
+
+rc=$work/profile/emoji-makerrc
+
+display_start() {
+    Xvfb -displayfd 3 -screen 0 1280x900x24 3>"$work/display" >/dev/null 2>&1 &
+    own="$own $!"
+    for _ in $(seq 100); do
+        [ -s "$work/display" ] && break
+        sleep 0.1
+    done
+    [ -s "$work/display" ] || return 1
+    DISPLAY=:$(cat "$work/display")
+    export DISPLAY
+    openbox >/dev/null 2>&1 &
+    own="$own $!"
+    sleep 0.5
+    xdotool mousemove 1270 890 # away from tooltips
+}
+
+# window TITLE: the id of the window, once it is there and has the focus.
+window() {
+    for _ in $(seq 150); do
+        id=$(xdotool search --onlyvisible --name "$1" 2>/dev/null | tail -n 1)
+        if [ -n "$id" ]; then
+            sleep 0.3
+            xdotool windowactivate --sync "$id" 2>/dev/null
+            echo "$id"
+            return
+        fi
+        sleep 0.2
+    done
+    return 1
+}
+
+shot() { # NAME ID
+    import -window "$2" "$shots/$1.png" 2>/dev/null || fail "screenshot-$1" "import failed"
+}
+
+keys() {
+    xdotool key --delay 60 "$@"
+    sleep 0.4
+}
+
+# make WORDS: over what is in the prompt, and Enter.
+make_emoji() {
+    xdotool key --clearmodifiers alt+d ctrl+a
+    xdotool type --delay 12 "$1"
+    sleep 0.2
+    xdotool key Return
+}
+
+made() { # WORDS: when the settings hold them
+    for _ in $(seq 150); do
+        grep -q "^prompt=$1$" "$rc" 2>/dev/null && sleep 0.7 && return 0
+        sleep 0.2
+    done
+    return 1
+}
+
+window_english() {
+    rm -f "$rc"
+    (
+        id=$(window '^Emoji Maker$') || exit
+        sleep 1.5
+        shot en-1-open "$id"
+        make_emoji "slow happy cat"
+        sleep 1.5
+        shot en-2-drawing "$id"
+        made "slow happy cat"
+        shot en-3-done "$id"
+        keys alt+a
+        shot en-4-advanced "$id"
+        keys alt+a
+        make_emoji "fail"
+        sleep 1.5
+        shot en-5-error "$id"
+        make_emoji "uneven cat"
+        made "uneven cat"
+        shot en-6-warning "$id"
+        make_emoji "slow cancelled"
+        sleep 1
+        keys Escape # ends the drawing
+        sleep 0.5
+        shot en-7-cancelled "$id"
+        keys Escape # closes the window
+    ) &
+    run_scm window window.scm
+    wait $!
+    check window-remembers "$rc" grep -q '^history=uneven cat;slow happy cat;$' "$rc"
+    check window-remembers-no-cancelled "$rc" sh -c "! grep -q cancelled '$rc'"
+}
+
+window_korean() {
+    (
+        id=$(LANGUAGE=ko window '^이모지 메이커$') || exit
+        sleep 1.5
+        shot ko-1-open "$id"
+        keys alt+a
+        shot ko-2-advanced "$id"
+        keys Escape
+    ) &
+    LANGUAGE=ko run_scm korean korean.scm
+    wait $!
+}
+
+until_told() {
+    for _ in $(seq 400); do
+        [ -e "$work/$1" ] && return 0
+        sleep 0.2
+    done
+    return 1
+}
+
+# The keyboard's side of whole.scm.
+work_in_gimp() {
+    until_told ready || return
+    gimp=$(window '^\*\?\[Untitled\].*GIMP$') || return
+    sleep 2
+    xdotool key alt+r
+    sleep 2.5
+    xdotool key j
+    sleep 1
+    shot gimp-menu "$gimp"
+    xdotool key m
+    id=$(window '^Emoji Maker$') || return
+    sleep 1
+    make_emoji "menu cat"
+    until_told made || return
+    sleep 0.5
+    shot gimp-layer root
+    xdotool windowactivate --sync "$gimp" key ctrl+z
+    until_told undone || return
+    xdotool windowactivate --sync "$id"
+    sleep 0.5
+    keys Escape
+    xdotool windowactivate --sync "$gimp" key ctrl+f
+    until_told repeated || return
+    sleep 0.5
+    xdotool key ctrl+shift+f
+    id=$(window '^Emoji Maker$') || return
+    sleep 1
+    make_emoji "slow orphan"
+    sleep 1
+    touch "$work/drawing"
+    until_told closed || return
+    sleep 0.5
+    shot gimp-closed "$id"
+    xdotool windowactivate --sync "$id" key Escape
+    for _ in $(seq 20); do
+        xdotool search --onlyvisible --name '^Emoji Maker$' >/dev/null 2>&1 || break
+        sleep 0.2
+    done
+    touch "$work/all-done"
+}
+
+window_whole() {
+    rm -f "$rc" "$work/results"
+    work_in_gimp &
+    timeout -k 5 150 gimp -n -s -d -f -g "$work/gimprc" -b "(begin
+        (define results-file \"$work/results\") (define work-folder \"$work\")
+        (load \"$here/common.scm\") (load \"$here/whole.scm\"))" -b '(gimp-quit 1)' \
+        >"$work/whole.out" 2>"$work/whole.err"
+    kill $! 2>/dev/null
+    wait $! 2>/dev/null
+    look_at whole
+}
+
+part_window() {
+    for tool in Xvfb openbox xdotool import; do
+        if ! command -v $tool >/dev/null; then
+            say "skip window: there is no $tool"
+            return
+        fi
+    done
+    display_start || { fail window "Xvfb does not start"; return; }
+    stop_engines
+    MOJI_ENGINE="$work/engines/standin" MOJI_MODEL="$work/tiny"
+    export MOJI_ENGINE MOJI_MODEL
+    for window in english korean whole; do
+        wanted "window-$window" || wanted window || continue
+        window_$window
+    done
+    unset DISPLAY MOJI_ENGINE MOJI_MODEL
+}

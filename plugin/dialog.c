@@ -64,7 +64,7 @@ static void say_error(Dialog *d, const GError *error)
 static void set_status(Dialog *d, double fraction, const char *text)
 {
     gtk_progress_bar_set_fraction(GTK_PROGRESS_BAR(d->progress), fraction);
-    gtk_progress_bar_set_text(GTK_PROGRESS_BAR(d->progress), text);
+    gtk_progress_bar_set_text(GTK_PROGRESS_BAR(d->progress), *text ? text : " "); /* keeps height */
 }
 
 static int seconds_gone(Dialog *d)
@@ -289,7 +289,10 @@ static void on_drawn(GObject *source, GAsyncResult *result, gpointer user_data)
     if (pictures) {
         deliver(d, pictures->pdata[0]);
         g_ptr_array_unref(pictures);
-    } else if (g_error_matches(error, MOJI_ERROR, MOJI_ERROR_CANCELLED)) {
+        return;
+    }
+    moji_preview_clear(d->preview); /* the rough picture will not become an emoji */
+    if (g_error_matches(error, MOJI_ERROR, MOJI_ERROR_CANCELLED)) {
         set_status(d, 0, _("Cancelled"));
     } else {
         set_status(d, 0, "");

@@ -4,11 +4,11 @@
 (define (tell word)
   (close-output-port (open-output-file (string-append work-folder "/" word))))
 
-; thunk must come true within a minute.
+; thunk must come true within a minute; there is no going on without it.
 (define (wait-for name thunk)
   (let loop ((tries 300))
     (cond ((thunk) (line "ok " name))
-          ((= tries 0) (line "FAIL " name ": not within a minute"))
+          ((= tries 0) (line "FAIL " name ": not within a minute") (gimp-quit 1))
           (else (usleep 200000) (loop (- tries 1))))))
 
 (define (layers image)
@@ -27,7 +27,7 @@
 (tell "repeated")
 
 ; The image is closed while the window draws for it.
-(wait-for "drawing-again" (lambda () (file-exists? (string-append work-folder "/drawing"))))
+(wait-for "window-draws-again" (lambda () (file-exists? (string-append work-folder "/drawing"))))
 (gimp-display-delete shown)
 (wait-for "closed-image-gives-a-new-one" (lambda () (= (car (gimp-image-list)) 1)))
 (let ((new (aref (cadr (gimp-image-list)) 0)))

@@ -21,6 +21,19 @@ display_start() {
     xdotool mousemove 1270 890 # away from tooltips
 }
 
+# A display is there or is started, and the stand-in is the engine; or the part is skipped.
+with_window() { # PART
+    for tool in Xvfb openbox xdotool import; do
+        if ! command -v $tool >/dev/null; then
+            say "skip $1: there is no $tool"
+            return 1
+        fi
+    done
+    stop_engines
+    export MOJI_ENGINE="$work/engines/standin" MOJI_MODEL="$work/tiny"
+    [ -n "${DISPLAY:-}" ] || display_start || { fail "$1" "Xvfb does not start"; return 1; }
+}
+
 # window TITLE: the id of the window, once it is there and has the focus.
 window() {
     for _ in $(seq 150); do
@@ -61,7 +74,8 @@ made() { # WORDS: when the settings hold them
     return 1
 }
 
-window_english() {
+part_english() {
+    with_window english || return
     rm -f "$rc"
     (
         id=$(window '^Emoji Maker$') || exit
@@ -94,7 +108,8 @@ window_english() {
     check window-remembers-no-cancelled "$rc" sh -c "! grep -q cancelled '$rc'"
 }
 
-window_korean() {
+part_korean() {
+    with_window korean || return
     (
         id=$(LANGUAGE=ko window '^이모지 메이커$') || exit
         sleep 1.5
@@ -118,7 +133,7 @@ until_told() {
 # The keyboard's side of whole.scm.
 work_in_gimp() {
     until_told ready || return
-    gimp=$(window '^\*\?\[Untitled\].*GIMP$') || return
+    gimp=$(window '\[Untitled\].*GIMP') || return
     sleep 2
     xdotool key alt+r
     sleep 2.5
@@ -157,7 +172,8 @@ work_in_gimp() {
     touch "$work/all-done"
 }
 
-window_whole() {
+part_whole() {
+    with_window whole || return
     rm -f "$rc" "$work/results"
     work_in_gimp &
     timeout -k 5 150 gimp -n -s -d -f -g "$work/gimprc" -b "(begin
@@ -167,22 +183,4 @@ window_whole() {
     kill $! 2>/dev/null
     wait $! 2>/dev/null
     look_at whole
-}
-
-part_window() {
-    for tool in Xvfb openbox xdotool import; do
-        if ! command -v $tool >/dev/null; then
-            say "skip window: there is no $tool"
-            return
-        fi
-    done
-    display_start || { fail window "Xvfb does not start"; return; }
-    stop_engines
-    MOJI_ENGINE="$work/engines/standin" MOJI_MODEL="$work/tiny"
-    export MOJI_ENGINE MOJI_MODEL
-    for window in english korean whole; do
-        wanted "window-$window" || wanted window || continue
-        window_$window
-    done
-    unset DISPLAY MOJI_ENGINE MOJI_MODEL
 }

@@ -8,7 +8,7 @@
  * The engine is `moji serve` on a private socket in the user's runtime directory. If its process
  * dies in mid-drawing the call ends with MOJI_ERROR_BACKEND and a sentence for the user, and the
  * next call starts a new one. Callbacks come in the main context that was the thread-default when
- * the call began. Link with client.c, wire.c, request.c, image.c and error.c. */
+ * the call began. Link with client.c, wire.c, request.c, image.c, json.c and error.c. */
 #pragma once
 #include <gio/gio.h>
 #include "request.h"

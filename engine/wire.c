@@ -54,13 +54,14 @@ static gpointer interface_parse(gpointer unused)
     g_assert_no_error(error);
     for (gsize i = 0; i < G_N_ELEMENTS(ERRORS); i++)
         g_dbus_error_register_error(MOJI_ERROR, ERRORS[i].error_code, ERRORS[i].dbus_error_name);
-    return node->interfaces[0];
+    return node;
 }
 
 GDBusInterfaceInfo *moji_wire_interface(void)
 {
     static GOnce once = G_ONCE_INIT;
-    return g_once(&once, interface_parse, NULL);
+    GDBusNodeInfo *node = g_once(&once, interface_parse, NULL);
+    return node->interfaces[0];
 }
 
 /* Declared in draw.h; here because a client links this file and not the engine. */

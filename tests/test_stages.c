@@ -141,7 +141,7 @@ static void test_vae(void)
     moji_model_free(m);
 }
 
-/* Embeddings, prediction and pixels must not depend on what else is in the batch. */
+/* The prediction must not depend on what else is in the batch, nor on the number of threads. */
 static void test_batch(void)
 {
     MojiModel *m = open_model();
@@ -154,20 +154,92 @@ static void test_batch(void)
     g_autofree float *want = dump("unet.npy", &count, shape);
     g_autofree float *time = dump("timesteps.npy", &count, other);
     g_autofree float *context = dump("embeddings.npy", &count, other);
-    gsize one = shape[1] * shape[2] * shape[3];
+    gsize one = shape[1] * shape[2] * shape[3], text = other[1] * other[2];
     g_autofree float *got = g_new(float, one);
+    MojiBackend *three = moji_backend_open("auto", 3, &error);
     MojiStage *stage = moji_stage_unet(m, MOJI_F32, 1, shape[1], shape[2]);
-    if (MOJI_CHECK(moji_stage_prepare(stage, backend, &error), "%s", error->message))
+    if (MOJI_CHECK(three && moji_stage_prepare(stage, three, &error), "%s", error->message))
         for (int b = 0; b < 2; b++) {
             moji_tape_write(stage->tape, stage->in[0], sample + b * one);
             moji_tape_write(stage->tape, stage->in[1], time + b);
-            moji_tape_write(stage->tape, stage->in[2], context + b * (count = other[1] * other[2]));
+            moji_tape_write(stage->tape, stage->in[2], context + b * text);
             MOJI_CHECK(moji_tape_run(stage->tape, NULL, &error), "%s", error->message);
             moji_tape_read(stage->tape, stage->out, got);
             double worst = moji_test_max_error(got, want + b * one, one);
-            MOJI_CHECK(worst <= 1e-3, "element %d alone differs by %g", b, worst);
+            MOJI_CHECK(worst <= 2e-4, "element %d alone differs by %g", b, worst);
         }
     moji_stage_free(stage);
+    moji_backend_close(three);
+    moji_model_free(m);
+}
+
+/* A safetensors file of the same tensors with their lower sixteen bits cleared, as F32 or BF16. */
+static MojiWeights *rewrite(MojiWeights *from, gboolean bf16)
+{
+    GPtrArray *list = moji_weights_list(from);
+    GString *header = g_string_new("{");
+    GByteArray *data = g_byte_array_new();
+    for (guint i = 0; i < list->len; i++) {
+        const MojiWeight *t = list->pdata[i];
+        g_string_append_printf(header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "",
+                               t->name, bf16 ? "BF16" : "F32");
+        for (int d = 0; d < t->rank; d++)
+            g_string_append_printf(header, "%s%" G_GINT64_FORMAT, d ? "," : "", t->dim[d]);
+        g_string_append_printf(header, "],\"data_offsets\":[%u,", data->len);
+        for (gsize b = 0; b < t->bytes; b += 4) {
+            guint32 bits;
+            memcpy(&bits, (const char *)t->data + b, 4);
+            bits &= 0xffff0000;
+            g_byte_array_append(data, (guint8 *)&bits + 2 * bf16, bf16 ? 2 : 4);
+        }
+        g_string_append_printf(header, "%u]}", data->len);
+    }
+    g_string_append_c(header, '}');
+    guint64 length = GUINT64_TO_LE(header->len);
+    g_byte_array_prepend(data, (guint8 *)header->str, header->len);
+    g_byte_array_prepend(data, (guint8 *)&length, 8);
+    g_string_free(header, TRUE);
+    g_autoptr(GBytes) file = g_byte_array_free_to_bytes(data);
+    g_autoptr(GError) error = NULL;
+    MojiWeights *w = moji_weights_parse(file, "rewritten", &error);
+    g_assert_no_error(error);
+    return w;
+}
+
+/* The type that a file has its numbers in must not matter when the numbers are the same. */
+static void test_stored_type(void)
+{
+    MojiModel *m = open_model();
+    if (!m)
+        return;
+    gsize count;
+    gint64 shape[4], other[4];
+    g_autofree float *sample = dump("sample.npy", &count, shape);
+    g_autofree float *time = dump("timesteps.npy", &count, other);
+    g_autofree float *context = dump("embeddings.npy", &count, other);
+    float *got[2] = {NULL, NULL};
+    MojiWeights *original = m->unet_weights;
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        g_autoptr(GError) error = NULL;
+        m->unet_weights = rewrite(original, bf16);
+        MojiStage *stage = moji_stage_unet(m, type, shape[0], shape[1], shape[2]);
+        count = moji_tensor_count(stage->out);
+        got[bf16] = g_new0(float, count);
+        if (MOJI_CHECK(moji_stage_prepare(stage, backend, &error), "%s", error->message)) {
+            moji_tape_write(stage->tape, stage->in[0], sample);
+            moji_tape_write(stage->tape, stage->in[1], time);
+            moji_tape_write(stage->tape, stage->in[2], context);
+            MOJI_CHECK(moji_tape_run(stage->tape, NULL, &error), "%s", error->message);
+            moji_tape_read(stage->tape, stage->out, got[bf16]);
+        }
+        moji_stage_free(stage);
+        moji_weights_free(m->unet_weights);
+    }
+    m->unet_weights = original;
+    double worst = moji_test_max_error(got[0], got[1], count);
+    MOJI_CHECK(worst == 0 && got[0][0] != 0, "F32 and BF16 files differ by %g", worst);
+    g_free(got[0]);
+    g_free(got[1]);
     moji_model_free(m);
 }
 
@@ -178,28 +250,36 @@ static void row(const char *what, MojiTestFn fn)
     moji_test(name, fn);
 }
 
+static void test_model(void)
+{
+    /* A processor that does not prefer bf16 may not have it. */
+    gboolean has_bf16 = backend->preferred(backend) == MOJI_BF16;
+    type = MOJI_F32;
+    row("ids", test_ids);
+    row("alone in a batch", test_batch);
+    for (int pass = 0; pass < 1 + has_bf16; pass++) {
+        type = pass ? MOJI_BF16 : MOJI_F32;
+        row("text", test_text);
+        row("unet", test_unet);
+        row("vae", test_vae);
+        if (!strcmp(model->name, "tiny-sd"))
+            row("stored as bf16", test_stored_type);
+    }
+}
+
 int main(void)
 {
     int n;
     const StageModel *models = stage_models(&n);
-    g_autoptr(GError) error = NULL;
-    backend = moji_backend_open("auto", 0, &error);
-    if (!backend)
-        g_error("%s", error->message);
-    /* A processor that does not prefer bf16 may not have it. */
-    gboolean has_bf16 = backend->preferred(backend) == MOJI_BF16;
     for (int i = 0; i < n; i++) {
+        g_autoptr(GError) error = NULL;
         model = &models[i];
-        type = MOJI_F32;
-        row("ids", test_ids);
-        row("alone in a batch", test_batch);
-        for (int pass = 0; pass < 1 + has_bf16; pass++) {
-            type = pass ? MOJI_BF16 : MOJI_F32;
-            row("text", test_text);
-            row("unet", test_unet);
-            row("vae", test_vae);
-        }
+        /* Threads only hold each other up in a tiny model. */
+        backend = moji_backend_open("auto", model->thin > 1 ? 0 : 1, &error);
+        if (!backend)
+            g_error("%s", error->message);
+        test_model();
+        moji_backend_close(backend);
     }
-    moji_backend_close(backend);
     return moji_test_end();
 }

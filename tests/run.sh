@@ -25,6 +25,8 @@ touch "$work/all"
 # The tests must neither see nor change what the person who runs them has.
 export BUILD HOME="$work/home" TMPDIR="$work/tmp" XDG_RUNTIME_DIR="$work/run"
 unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME GIMP2_DIRECTORY MOJI_ENGINE MOJI_MODEL DISPLAY
+# Waiting threads sleep: the suite may share its cores.
+export OMP_WAIT_POLICY=passive
 export LC_ALL=C.UTF-8 GIO_USE_VFS=local GSETTINGS_BACKEND=memory
 export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"

@@ -29,7 +29,6 @@ unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME GIMP2_DIRECTORY MOJI_ENGINE M
 export OMP_WAIT_POLICY=passive
 export LC_ALL=C.UTF-8 GIO_USE_VFS=local GSETTINGS_BACKEND=memory
 export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
-export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0"
 
 wanted() {
     [ -z "$WORDS" ] && return 0

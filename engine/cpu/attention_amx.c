@@ -2,8 +2,7 @@
  *
  * 32 queries at a time go past the keys in chunks that, with their scores, stay in the first cache:
  * scores by tiles, exponentials by vectors, products with v by tiles (Dao et al. 2022, "Flash
- * Attention"). A row's largest score is only known so far, so when it grows the row's output and
- * sum are scaled down. The exponentials are the larger part of the work.
+ * Attention"). The exponentials are the larger part of the work.
  *
  * The surprising rule: a tile of the second factor holds pairs: row r has elements 2r and 2r+1 of
  * each column side by side. k and v are packed so, tile after tile of 1 KiB, once a head. */
@@ -25,12 +24,13 @@
 #define TILE 16  /* rows of a tile, and its columns in 32-bit elements */
 #define DEPTH 32 /* bf16 values in a tile's row: keys and widths are padded to this */
 #define TILE_BYTES 1024
-#define CHUNK 128 /* keys */
+#define CHUNK 96 /* keys; measured best of 32 to 512 for heads 40 wide */
 
 typedef struct { /* one thread's */
     float scores[ROWS][CHUNK];
     guint16 p[ROWS][CHUNK];
-    float most[ROWS], sum[ROWS];
+    __m512 sum[ROWS]; /* by lane */
+    float shift[ROWS];
     /* then queries bf16 [ROWS,width], out f32 [ROWS,width], width padded */
 } Work;
 
@@ -153,19 +153,16 @@ static void multiply_values(Work *w, float *out, const char *v, gint64 keys, gin
     }
 }
 
-/* 2^x for x <= 0, with an error of 1e-4: bf16 rounds twenty times as coarsely. The integer part of
- * x is added to the polynomial's exponent. */
-static inline __m512 exp2_negative(__m512 x)
+/* 2^x with an error of 1e-4: bf16 rounds twenty times as coarsely. */
+static inline __m512 power_of_two(__m512 x)
 {
-    const __m512 shifter = _mm512_set1_ps(12582912.0f);
-    x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);
-    __m512 shifted = _mm512_add_ps(x, shifter);
-    __m512 r = _mm512_sub_ps(x, _mm512_sub_ps(shifted, shifter));
+    const __m512 shifter = _mm512_set1_ps(12582912.0f); /* 1.5 * 2^23 rounds to an integer */
+    __m512 n = _mm512_sub_ps(_mm512_add_ps(x, shifter), shifter), r = _mm512_sub_ps(x, n);
     __m512 p = _mm512_set1_ps(0.05500892922282219f);
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24221095442771912f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6932829022407532f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return (__m512)_mm512_add_epi32((__m512i)p, _mm512_slli_epi32((__m512i)shifted, 23));
+    return _mm512_scalef_ps(p, n);
 }
 
 static float largest(const float *s, gint64 n)
@@ -181,14 +178,14 @@ static float largest(const float *s, gint64 n)
     return _mm512_reduce_max_ps(most);
 }
 
-/* p = 2^(by s - shift) for the first n of `keys`, else zero; returns their sum. */
-static float exponentials(guint16 *p, const float *s, gint64 n, gint64 keys, float by, float shift)
+/* p = 2^(by s - shift) for the first n of `keys`, else zero; returns their sum by lane. */
+static __m512 exponentials(guint16 *p, const float *s, gint64 n, gint64 keys, float by, float shift)
 {
     const __m512 factor = _mm512_set1_ps(by), minus = _mm512_set1_ps(shift);
     __m512 sum = _mm512_setzero_ps(), more = sum;
     for (gint64 i = 0; i < keys; i += 32) {
-        __m512 a = exp2_negative(_mm512_fmsub_ps(_mm512_loadu_ps(s + i), factor, minus));
-        __m512 b = exp2_negative(_mm512_fmsub_ps(_mm512_loadu_ps(s + i + 16), factor, minus));
+        __m512 a = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(s + i), factor, minus));
+        __m512 b = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(s + i + 16), factor, minus));
         if (i + 32 > n) {
             guint32 in = n <= i ? 0 : (guint32)((G_GUINT64_CONSTANT(1) << (n - i)) - 1);
             a = _mm512_maskz_mov_ps((__mmask16)in, a);
@@ -198,7 +195,7 @@ static float exponentials(guint16 *p, const float *s, gint64 n, gint64 keys, flo
         more = _mm512_add_ps(more, b);
         _mm512_storeu_si512(p + i, (__m512i)_mm512_cvtne2ps_pbh(b, a));
     }
-    return _mm512_reduce_add_ps(_mm512_add_ps(sum, more));
+    return _mm512_add_ps(sum, more);
 }
 
 static void scale_row(float *out, gint64 width, float by)
@@ -207,20 +204,36 @@ static void scale_row(float *out, gint64 width, float by)
         _mm512_storeu_ps(out + i, _mm512_mul_ps(_mm512_loadu_ps(out + i), _mm512_set1_ps(by)));
 }
 
-/* From scores to p; `first` is the chunk's first key, end[row] where the row's keys end. */
+/* Row i's shift becomes its largest score so far; what was summed with the old one shrinks. */
+static void raise_shift(Work *w, float *out, gint64 i, gint64 n, gint64 width, float by)
+{
+    float most = n ? largest(w->scores[i], n) * by : -INFINITY;
+    if (!(most > w->shift[i]))
+        return;
+    float shrink = exp2f(w->shift[i] - most);
+    scale_row(out + i * width, width, shrink);
+    w->sum[i] = _mm512_mul_ps(w->sum[i], _mm512_set1_ps(shrink));
+    w->shift[i] = most;
+}
+
+/* From scores to p, for the chunk that begins at key `first`; the first row's keys end at `end`,
+ * and each further row's one later if causal. The first chunk's largest score is the shift until
+ * exponentials grow too large for it, which is rare, and cheaper than to look for the largest
+ * everywhere: powers of two cost no precision. */
 static void soften(Work *w, float *out, gint64 keys, gint64 width, gint64 first, gint64 end,
                    gboolean causal, float by)
 {
+    const __m512 limit = _mm512_set1_ps(0x1p30f);
     for (gint64 i = 0; i < ROWS; i++) {
         gint64 n = CLAMP((causal ? end + i : end) - first, 0, keys);
-        float most = n ? largest(w->scores[i], n) * by : -INFINITY;
-        if (most > w->most[i]) {
-            float shrink = exp2f(w->most[i] - most);
-            scale_row(out + i * width, width, shrink);
-            w->sum[i] *= shrink;
-            w->most[i] = most;
+        if (first == 0)
+            raise_shift(w, out, i, n, width, by);
+        __m512 sum = exponentials(w->p[i], w->scores[i], n, keys, by, w->shift[i]);
+        if (_mm512_cmp_ps_mask(sum, limit, _CMP_NLT_UQ)) {
+            raise_shift(w, out, i, n, width, by);
+            sum = exponentials(w->p[i], w->scores[i], n, keys, by, w->shift[i]);
         }
-        w->sum[i] += exponentials(w->p[i], w->scores[i], n, keys, by, w->most[i]);
+        w->sum[i] = _mm512_add_ps(w->sum[i], sum);
     }
 }
 
@@ -237,11 +250,13 @@ void moji_cpu_amx_attend(void *work, const CpuAmxHead *h, gint64 first, gint64 r
     for (gint64 i = 0; i < rows; i++)
         memcpy(q + i * width, (const char *)h->q + (first + i) * h->row_bytes, h->width * 2);
     for (gint64 i = 0; i < ROWS; i++) {
-        w->most[i] = -INFINITY;
-        w->sum[i] = 0;
+        w->shift[i] = -INFINITY;
+        w->sum[i] = _mm512_setzero_ps();
     }
     float by = h->scale * 1.44269504f;
     gint64 end = h->causal ? first + 1 : h->m;
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8000); /* flush to zero: results below the smallest normal are slow */
     configure();
     for (gint64 j = 0; j < h->padded_m; j += CHUNK) {
         gint64 keys = MIN(CHUNK, h->padded_m - j);
@@ -250,8 +265,9 @@ void moji_cpu_amx_attend(void *work, const CpuAmxHead *h, gint64 first, gint64 r
         multiply_values(w, out, (const char *)h->v + j * width * 2, keys, width);
     }
     _tile_release();
+    _mm_setcsr(before);
     for (gint64 i = 0; i < rows; i++) {
-        scale_row(out + i * width, width, 1 / w->sum[i]);
+        scale_row(out + i * width, width, 1 / _mm512_reduce_add_ps(w->sum[i]));
         h->kernels->to_bf16((char *)h->out + (first + i) * h->row_bytes, out + i * width, h->width);
     }
 }

@@ -13,6 +13,7 @@
 
 #define SPACING 12
 #define RESPONSE_RESET 1
+#define NEWS_WIDTH 560
 #define TICK_MS 150
 
 /* Shared with the thread that asks about the model, which may outlast a change of the command. */
@@ -27,7 +28,7 @@ typedef struct {
     gpointer deliver_data;
     int delivered;
 
-    GtkWidget *window, *cancel, *make, *bar, *bar_text, *progress;
+    GtkWidget *window, *cancel, *make, *news, *news_icon, *news_text, *progress;
     MojiForm *form;
     MojiPreview *preview;
 
@@ -42,23 +43,23 @@ typedef struct {
 
 /* --- telling the user --- */
 
-static void say(Dialog *d, GtkMessageType type, const char *text)
+static void say(Dialog *d, const char *icon, const char *text)
 {
-    gtk_info_bar_set_message_type(GTK_INFO_BAR(d->bar), type);
-    gtk_label_set_text(GTK_LABEL(d->bar_text), text);
-    gtk_widget_show(d->bar);
+    gtk_image_set_from_stock(GTK_IMAGE(d->news_icon), icon, GTK_ICON_SIZE_LARGE_TOOLBAR);
+    gtk_label_set_text(GTK_LABEL(d->news_text), text);
+    gtk_widget_show(d->news);
 }
 
 static void say_nothing(Dialog *d)
 {
-    gtk_widget_hide(d->bar);
+    gtk_widget_hide(d->news);
 }
 
 static void say_error(Dialog *d, const GError *error)
 {
     g_autofree char *text = moji_work_sentence(error);
 
-    say(d, GTK_MESSAGE_ERROR, text);
+    say(d, GTK_STOCK_DIALOG_ERROR, text);
 }
 
 static void set_status(Dialog *d, double fraction, const char *text)
@@ -253,7 +254,7 @@ static void after_delivery(Dialog *d, const MojiImage *picture, const char *note
     set_status(d, 1, done);
     if (d->settings->keep_open) {
         if (news)
-            say(d, warning ? GTK_MESSAGE_WARNING : GTK_MESSAGE_INFO, news);
+            say(d, warning ? GTK_STOCK_DIALOG_WARNING : GTK_STOCK_DIALOG_INFO, news);
         return;
     }
     if (news)
@@ -308,7 +309,7 @@ static void make(Dialog *d)
     say_nothing(d);
     moji_form_read(d->form, d->settings);
     if (!request->prompt) {
-        say(d, GTK_MESSAGE_INFO, _("Describe the emoji first, in a few words."));
+        say(d, GTK_STOCK_DIALOG_INFO, _("Describe the emoji first, in a few words."));
         moji_form_focus(d->form);
         return;
     }
@@ -359,19 +360,23 @@ static void on_response(GtkDialog *window, int response, gpointer user_data)
 
 /* --- the window --- */
 
-static void build_bar(Dialog *d, GtkWidget *box)
+/* Not a GtkInfoBar: with GIMP's dark theme its text is light on yellow. */
+static void build_news(Dialog *d, GtkWidget *box)
 {
-    d->bar = gtk_info_bar_new();
-    d->bar_text = gtk_label_new(NULL);
-    gtk_label_set_line_wrap(GTK_LABEL(d->bar_text), TRUE);
-    gtk_label_set_selectable(GTK_LABEL(d->bar_text), TRUE); /* for a report of the error */
-    gtk_widget_set_can_focus(d->bar_text, FALSE);
-    gtk_misc_set_alignment(GTK_MISC(d->bar_text), 0, 0.5);
-    gtk_widget_set_size_request(d->bar_text, 560, -1);
-    gtk_container_add(GTK_CONTAINER(gtk_info_bar_get_content_area(GTK_INFO_BAR(d->bar))),
-                      d->bar_text);
-    gtk_widget_show(d->bar_text);
-    gtk_box_pack_start(GTK_BOX(box), d->bar, FALSE, FALSE, 0);
+    d->news = gtk_hbox_new(FALSE, SPACING);
+    d->news_icon = gtk_image_new();
+    gtk_misc_set_alignment(GTK_MISC(d->news_icon), 0.5, 0);
+    d->news_text = gtk_label_new(NULL);
+    gtk_label_set_line_wrap(GTK_LABEL(d->news_text), TRUE);
+    gtk_label_set_selectable(GTK_LABEL(d->news_text), TRUE); /* for a report of the error */
+    gtk_widget_set_can_focus(d->news_text, FALSE);
+    gtk_misc_set_alignment(GTK_MISC(d->news_text), 0, 0.5);
+    gtk_widget_set_size_request(d->news_text, NEWS_WIDTH, -1);
+    gtk_box_pack_start(GTK_BOX(d->news), d->news_icon, FALSE, FALSE, 0);
+    gtk_box_pack_start(GTK_BOX(d->news), d->news_text, TRUE, TRUE, 0);
+    gtk_widget_show(d->news_icon);
+    gtk_widget_show(d->news_text);
+    gtk_box_pack_start(GTK_BOX(box), d->news, FALSE, FALSE, 0);
 }
 
 static void build_body(Dialog *d)
@@ -382,7 +387,7 @@ static void build_body(Dialog *d)
     gtk_container_set_border_width(GTK_CONTAINER(box), SPACING);
     gtk_box_pack_start(GTK_BOX(gtk_dialog_get_content_area(GTK_DIALOG(d->window))), box, TRUE, TRUE,
                        0);
-    build_bar(d, box);
+    build_news(d, box);
     gtk_box_pack_start(GTK_BOX(box), row, TRUE, TRUE, 0);
     gtk_box_pack_start(GTK_BOX(row), moji_preview_widget(d->preview), FALSE, FALSE, 0);
     gtk_box_pack_start(GTK_BOX(row), moji_form_widget(d->form), TRUE, TRUE, 0);
@@ -394,13 +399,16 @@ static void build_body(Dialog *d)
     gtk_widget_show(box);
 }
 
-/* GIMP makes this button, and has not translated it into every language of ours. */
+/* The one button that GIMP adds, as a widget without a response, and has not translated into every
+ * language of ours. There is none if the user switched help buttons off. */
 static void translate_help(GtkWidget *window)
 {
-    GtkWidget *help = gtk_dialog_get_widget_for_response(GTK_DIALOG(window), GTK_RESPONSE_HELP);
+    GtkWidget *area = gtk_dialog_get_action_area(GTK_DIALOG(window));
+    GList *buttons = gtk_container_get_children(GTK_CONTAINER(area));
 
-    if (help) /* the user can switch help buttons off */
-        gtk_button_set_label(GTK_BUTTON(help), _("_Help"));
+    if (buttons)
+        gtk_button_set_label(GTK_BUTTON(buttons->data), _("_Help"));
+    g_list_free(buttons);
 }
 
 static void build(Dialog *d, const char *procedure)
@@ -433,7 +441,7 @@ int moji_dialog_run(const char *procedure, const char *hint, MojiDeliverFn deliv
     moji_form_tell(d.form, NULL);
     moji_form_on_engine(d.form, ask_about_model, &d);
     if (hint)
-        say(&d, GTK_MESSAGE_INFO, hint);
+        say(&d, GTK_STOCK_DIALOG_INFO, hint);
     gtk_widget_show(d.window);
     moji_form_focus(d.form);
     ask_about_model(&d);

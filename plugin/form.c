@@ -13,7 +13,7 @@
 
 struct MojiForm {
     const char *help_id;
-    GtkWidget *box, *prompt, *style, *seed, *dice, *new_seed, *transparent, *keep_open;
+    GtkWidget *box, *prompt, *style, *seed, *new_seed, *transparent, *keep_open;
     GtkWidget *negative, *steps, *guidance, *background, *sampler, *model, *command;
     GtkWidget *advanced;
     void (*changed)(gpointer user_data);
@@ -108,41 +108,46 @@ static void build_prompt(MojiForm *f)
               "descriptions are in the list."));
 }
 
+static void set_check(GtkWidget *check, gboolean on)
+{
+    gtk_toggle_button_set_active(GTK_TOGGLE_BUTTON(check), on);
+}
+
+/* Whoever asks for a certain seed does not want another one each time. */
+static void on_seed(GtkSpinButton *spin, gpointer user_data)
+{
+    MojiForm *f = user_data;
+
+    (void)spin;
+    set_check(f->new_seed, FALSE);
+}
+
 static void on_dice(GtkButton *button, gpointer user_data)
 {
     MojiForm *f = user_data;
 
     (void)button;
-    moji_form_set_seed(f, g_random_int_range(0, G_MAXINT32));
-}
-
-static void on_new_seed(GtkToggleButton *check, gpointer user_data)
-{
-    MojiForm *f = user_data;
-    gboolean ours = !gtk_toggle_button_get_active(check);
-
-    gtk_widget_set_sensitive(f->seed, ours);
-    gtk_widget_set_sensitive(f->dice, ours);
+    gtk_spin_button_set_value(GTK_SPIN_BUTTON(f->seed), g_random_int_range(0, G_MAXINT32));
 }
 
 static GtkWidget *build_seed(MojiForm *f)
 {
-    GtkWidget *row = gtk_hbox_new(FALSE, SPACING);
+    GtkWidget *row = gtk_hbox_new(FALSE, SPACING), *throw;
     GdkPixbuf *dice = gdk_pixbuf_new_from_inline(-1, moji_icon_dice, FALSE, NULL);
 
     f->seed = gtk_spin_button_new_with_range(0, G_MAXINT32, 1);
     gtk_entry_set_activates_default(GTK_ENTRY(f->seed), TRUE);
     explain(f, f->seed, _("The same description with the same seed gives the same emoji"));
-    f->dice = gtk_button_new();
-    gtk_container_add(GTK_CONTAINER(f->dice), gtk_image_new_from_pixbuf(dice));
+    throw = gtk_button_new();
+    gtk_container_add(GTK_CONTAINER(throw), gtk_image_new_from_pixbuf(dice));
     g_object_unref(dice);
-    explain(f, f->dice, _("Pick another seed"));
-    g_signal_connect(f->dice, "clicked", G_CALLBACK(on_dice), f);
+    explain(f, throw, _("Pick another seed and keep it"));
+    g_signal_connect(throw, "clicked", G_CALLBACK(on_dice), f);
     f->new_seed = gtk_check_button_new_with_mnemonic(_("_New each time"));
     explain(f, f->new_seed, _("Pick another seed for each emoji"));
-    g_signal_connect(f->new_seed, "toggled", G_CALLBACK(on_new_seed), f);
+    g_signal_connect(f->seed, "value-changed", G_CALLBACK(on_seed), f);
     gtk_box_pack_start(GTK_BOX(row), f->seed, TRUE, TRUE, 0);
-    gtk_box_pack_start(GTK_BOX(row), f->dice, FALSE, FALSE, 0);
+    gtk_box_pack_start(GTK_BOX(row), throw, FALSE, FALSE, 0);
     gtk_box_pack_start(GTK_BOX(row), f->new_seed, FALSE, FALSE, 0);
     return row;
 }
@@ -275,11 +280,6 @@ static void set_text(GtkWidget *entry, const char *text)
     gtk_entry_set_text(GTK_ENTRY(entry), text ? text : "");
 }
 
-static void set_check(GtkWidget *check, gboolean on)
-{
-    gtk_toggle_button_set_active(GTK_TOGGLE_BUTTON(check), on);
-}
-
 static void show_history(MojiForm *f, const GPtrArray *history)
 {
     gtk_list_store_clear(GTK_LIST_STORE(gtk_combo_box_get_model(GTK_COMBO_BOX(f->prompt))));
@@ -294,9 +294,8 @@ void moji_form_show(MojiForm *f, const MojiSettings *s)
     show_history(f, s->history);
     set_text(prompt_entry(f), r->prompt);
     moji_choice_set(f->style, r->style);
-    gtk_spin_button_set_value(GTK_SPIN_BUTTON(f->seed), r->seed < 0 ? 0 : (double)r->seed);
+    moji_form_set_seed(f, r->seed < 0 ? 0 : r->seed);
     set_check(f->new_seed, s->new_seed);
-    on_new_seed(GTK_TOGGLE_BUTTON(f->new_seed), f);
     set_check(f->transparent, r->transparent);
     set_check(f->keep_open, s->keep_open);
     set_text(f->negative, r->negative);
@@ -344,7 +343,7 @@ void moji_form_read(MojiForm *f, MojiSettings *s)
 
     take(&r->prompt, get_text(prompt_entry(f)));
     take(&r->style, moji_choice_get(f->style));
-    r->seed = (gint64)get_number(f->seed);
+    r->seed = (gint64)get_number(f->seed); /* may switch "New each time" off */
     s->new_seed = get_check(f->new_seed);
     r->transparent = get_check(f->transparent);
     s->keep_open = get_check(f->keep_open);
@@ -390,7 +389,9 @@ void moji_form_tell(MojiForm *f, GVariant *info)
 
 void moji_form_set_seed(MojiForm *f, gint64 seed)
 {
+    g_signal_handlers_block_by_func(f->seed, on_seed, f);
     gtk_spin_button_set_value(GTK_SPIN_BUTTON(f->seed), (double)seed);
+    g_signal_handlers_unblock_by_func(f->seed, on_seed, f);
 }
 
 void moji_form_focus(MojiForm *f)

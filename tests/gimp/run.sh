@@ -173,6 +173,7 @@ stop_engines() {
 }
 
 part_bundled() {
+    LIMIT=200
     stop_engines
     model=${MOJI_TEST_MODEL:-$root/model/moji-mini}
     if [ ! -e "$model/model_index.json" ]; then

@@ -118,7 +118,9 @@ part_korean() {
         shot ko-2-advanced "$id"
         keys Escape
     ) &
-    LANGUAGE=ko run_scm korean korean.scm
+    # GIMP's own dark theme, where some colours of GTK's own widgets cannot be read.
+    GTK2_RC_FILES=$(dirname "$(dirname "$system")")/../../share/gimp/2.0/themes/Dark/gtkrc \
+        LANGUAGE=ko run_scm korean korean.scm
     wait $!
 }
 
@@ -139,7 +141,7 @@ work_in_gimp() {
     sleep 2.5
     xdotool key j
     sleep 1
-    shot gimp-menu "$gimp"
+    shot gimp-menu root
     xdotool key m
     id=$(window '^Emoji Maker$') || return
     sleep 1

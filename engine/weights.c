@@ -333,7 +333,10 @@ MojiWeights *moji_weights_open(const char *path, GError **error)
         return NULL;
     }
     g_autoptr(GBytes) bytes = g_mapped_file_get_bytes(map);
-    return moji_weights_parse(bytes, path, error);
+    MojiWeights *w = moji_weights_parse(bytes, path, error);
+    for (guint i = 0; w && i < w->list->len; i++)
+        ((MojiWeight *)w->list->pdata[i])->mapped = TRUE;
+    return w;
 }
 
 const char *moji_weights_path(const MojiWeights *w)

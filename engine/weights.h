@@ -20,6 +20,7 @@ typedef struct {
     gint64 dim[MOJI_MAX_RANK];
     const void *data; /* little endian, in the map; aligned only to its element size or less */
     gsize bytes;
+    gboolean mapped; /* data is in a map of a file: its pages may be dropped and are read again */
     /* What a backend made of it (reordered, converted), so that several tapes of one model share
      * it: owned by whoever sets it through moji_weight_set_prepared, freed with the weights. */
     GHashTable *prepared;

@@ -176,6 +176,7 @@ static gboolean prepare(MojiBackend *b, MojiTape *tape, void *block, MojiWeight 
     for (int i = 0; done && i < plan->steps; i++)
         done = prepare_step(plan, &plan->step[i], block, weight, error);
     omp_set_num_threads(before);
+    moji_cpu_free(plan->staging);
     if (done && plan->scratch_bytes) {
         plan->scratch = moji_cpu_alloc(plan->scratch_bytes, "working memory", error);
         done = plan->scratch != NULL;

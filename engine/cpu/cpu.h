@@ -40,6 +40,8 @@ typedef struct {
     int steps;
     void *scratch; /* shared by all steps; there when run is called */
     gsize scratch_bytes;
+    void *staging; /* during prepare only: a weight on its way from file to layout */
+    gsize staging_bytes;
 } CpuPlan;
 
 struct CpuOp {

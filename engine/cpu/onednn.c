@@ -145,26 +145,33 @@ static char *layout_key(const dnnl_memory_desc_t *md)
 }
 
 /* The file's values as `type` in memory oneDNN can read: f16 is converted, bytes at odd addresses
- * are copied; *copy is what to free afterwards. *found gets the type of what is returned. */
+ * are copied, to memory that prepare keeps for the next weight; *found gets the type of it. */
 static const void *readable(CpuPlan *plan, const MojiWeight *w, MojiType type, MojiType *found,
-                            void **copy, GError **error)
+                            GError **error)
 {
     gsize n = w->bytes / moji_type_bytes(w->type);
-    *copy = NULL;
-    *found = w->type;
-    if (w->type == MOJI_F16) {
-        *found = type;
-        *copy = moji_cpu_alloc(n * moji_type_bytes(type), w->name, error);
-        if (*copy)
-            moji_cpu_convert(plan->cpu, *copy, type, w->data, w->type, n);
-    } else if ((guintptr)w->data % moji_type_bytes(w->type)) {
-        *copy = moji_cpu_alloc(w->bytes, w->name, error);
-        if (*copy)
-            memcpy(*copy, w->data, w->bytes);
-    } else {
+    *found = w->type == MOJI_F16 ? type : w->type;
+    if (w->type != MOJI_F16 && (guintptr)w->data % moji_type_bytes(w->type) == 0)
         return w->data;
+    gsize bytes = n * moji_type_bytes(*found);
+    if (plan->staging_bytes < bytes) {
+        moji_cpu_free(plan->staging);
+        plan->staging = moji_cpu_alloc(bytes, w->name, error);
+        plan->staging_bytes = plan->staging ? bytes : 0;
     }
-    return *copy;
+    if (plan->staging)
+        moji_cpu_convert(plan->cpu, plan->staging, *found, w->data, w->type, n);
+    return plan->staging;
+}
+
+/* Lets the file's pages that hold nothing but this weight leave memory. */
+static void drop_pages(const MojiWeight *w)
+{
+    gsize page = sysconf(_SC_PAGESIZE);
+    guintptr start = ((guintptr)w->data + page - 1) / page * page;
+    guintptr end = ((guintptr)w->data + w->bytes) / page * page;
+    if (w->mapped && end > start)
+        madvise((void *)start, end - start, MADV_DONTNEED);
 }
 
 static gboolean reorder(CpuPlan *plan, const CpuStep *step, const dnnl_memory_desc_t *from,
@@ -191,11 +198,11 @@ const void *moji_cpu_reordered(CpuPlan *plan, const CpuStep *step, MojiWeight *w
                                GError **error)
 {
     g_autofree char *key = layout_key(wanted);
-    void *made = moji_weight_prepared(weight, key), *copy;
+    void *made = moji_weight_prepared(weight, key);
     if (made)
         return made;
     MojiType type = wanted->data_type == dnnl_bf16 ? MOJI_BF16 : MOJI_F32, found;
-    const void *source = readable(plan, weight, type, &found, &copy, error);
+    const void *source = readable(plan, weight, type, &found, error);
     if (!source)
         return NULL;
     made = moji_cpu_alloc(dnnl_memory_desc_get_size(wanted), weight->name, error);
@@ -203,8 +210,8 @@ const void *moji_cpu_reordered(CpuPlan *plan, const CpuStep *step, MojiWeight *w
     from.data_type = data_type(found);
     if (made && !reorder(plan, step, &from, source, wanted, made, error))
         g_clear_pointer(&made, moji_cpu_free);
-    moji_cpu_free(copy);
     if (made)
         moji_weight_set_prepared(weight, key, made, moji_cpu_free);
+    drop_pages(weight);
     return made;
 }

@@ -68,7 +68,7 @@ elif [ ! -x "$plugin/emoji-maker" ]; then
 fi
 system=$(dirname "$(dirname "$(readlink -f "$(command -v gimp)")")")/lib/gimp/2.0/plug-ins
 [ -d "$system/script-fu" ] || system=$(gimptool-2.0 --gimpplugindir 2>/dev/null)/plug-ins
-for name in script-fu file-png help; do ln -s "$system/$name" "$work/plug-ins/$name"; done
+for name in script-fu file-png help web-browser; do ln -s "$system/$name" "$work/plug-ins/$name"; done
 ln -s "$plugin" "$work/plug-ins/emoji-maker"
 printf '(plug-in-path "%s")\n(check-updates no)\n' "$work/plug-ins" >"$work/gimprc"
 export GIMP2_DIRECTORY="$work/profile"
@@ -199,7 +199,7 @@ part_finding() {
     rm "$work/plug-ins/emoji-maker"
     cp -r "$plugin" "$work/plug-ins/emoji-maker"
     PATH=/usr/bin:/bin
-    for where in nowhere beside written home path; do
+    for where in nowhere beside written home path command; do
         rm -rf "$work/plug-ins/emoji-maker/moji" "$work/plug-ins/emoji-maker/engine.path" "$HOME/.local"
         PATH=/usr/bin:/bin
         expect=$works
@@ -208,6 +208,8 @@ part_finding() {
         beside) ln -s "$work/engines/standin" "$work/plug-ins/emoji-maker/moji" ;;
         written) echo "$work/engines/standin" >"$work/plug-ins/emoji-maker/engine.path" ;;
         home) mkdir -p "$HOME/.local/bin" && ln -s "$work/engines/standin" "$HOME/.local/bin/moji" ;;
+        command) printf '[Emoji Maker]\ncommand=%s serve --stdio\n' "$work/engines/standin" \
+            >"$GIMP2_DIRECTORY/emoji-makerrc" ;;
         path) ln -s "$work/engines/standin" "$work/tmp/moji" && PATH=$work/tmp:/usr/bin:/bin ;;
         esac
         export PATH
@@ -215,7 +217,7 @@ part_finding() {
         MOJI_MODEL="$work/tiny" run_scm "finding-$where" "$work/find.scm" "(define where \"$where\")"
     done
     PATH=$path
-    rm -rf "$work/plug-ins/emoji-maker" "$HOME/.local"
+    rm -rf "$work/plug-ins/emoji-maker" "$HOME/.local" "$GIMP2_DIRECTORY/emoji-makerrc"
     ln -s "$plugin" "$work/plug-ins/emoji-maker"
 }
 

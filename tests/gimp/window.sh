@@ -124,12 +124,23 @@ part_korean() {
     wait $!
 }
 
-until_told() {
-    for _ in $(seq 400); do
+until_told() { # WORD [TRIES]
+    for _ in $(seq "${2:-400}"); do
         [ -e "$work/$1" ] && return 0
         sleep 0.2
     done
     return 1
+}
+
+# A browser that writes down what it was asked to open.
+browser_start() {
+    mkdir -p "$HOME/.local/share/applications" "$XDG_CONFIG_HOME"
+    printf '[Desktop Entry]\nType=Application\nName=Browser\nExec=%s %%u\n' \
+        "$work/bin/browser" >"$HOME/.local/share/applications/browser.desktop"
+    printf '[Default Applications]\ntext/html=browser.desktop\n' >"$XDG_CONFIG_HOME/mimeapps.list"
+    mkdir -p "$work/bin"
+    printf '#!/bin/sh\necho "$1" >%s/opened\n' "$work" >"$work/bin/browser"
+    chmod +x "$work/bin/browser"
 }
 
 # The keyboard's side of whole.scm.
@@ -145,6 +156,8 @@ work_in_gimp() {
     xdotool key m
     id=$(window '^Emoji Maker$') || return
     sleep 1
+    xdotool key alt+h
+    until_told opened 40
     make_emoji "menu cat"
     until_told made || return
     sleep 0.5
@@ -177,6 +190,7 @@ work_in_gimp() {
 part_whole() {
     with_window whole || return
     rm -f "$rc" "$work/results"
+    browser_start
     work_in_gimp &
     timeout -k 5 150 gimp -n -s -d -f -g "$work/gimprc" -b "(begin
         (define results-file \"$work/results\") (define work-folder \"$work\")
@@ -185,4 +199,6 @@ part_whole() {
     kill $! 2>/dev/null
     wait $! 2>/dev/null
     look_at whole
+    check help-opens-the-page "$(cat "$work/opened" 2>&1)" \
+        grep -q 'emoji-maker/help/en/index.html' "$work/opened"
 }

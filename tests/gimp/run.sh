@@ -18,6 +18,7 @@ WORDS=$*
 work=$(mktemp -d "${TMPDIR:-/tmp}/moji-gimp.XXXXXX") || exit 2
 lines=$work/lines
 touch "$lines"
+LIMIT=90 # seconds for one GIMP
 own="" # processes that were started here
 
 finish() {
@@ -90,7 +91,7 @@ CARD
 run_scm() {
     case $2 in /*) scm=$2 ;; *) scm=$here/$2 ;; esac
     rm -f "$work/results"
-    timeout -k 5 "${LIMIT:-90}" gimp -i -d -f -g "$work/gimprc" -b "(begin
+    timeout -k 5 "$LIMIT" gimp -i -d -f -g "$work/gimprc" -b "(begin
         (define results-file \"$work/results\") (define work-folder \"$work\") ${3:-}
         (load \"$here/common.scm\") (load \"$scm\"))" -b '(gimp-quit 0)' \
         >"$work/$1.out" 2>"$work/$1.err"
@@ -132,19 +133,18 @@ part_draw() {
         grep -q 'only 40 % of the frame' "$work/draw.err"
 }
 
-part_real() {
+# same NAME MODEL PROMPT SAVE-TO: `moji draw` and the plug-in draw the same, with a cut-out if one is made.
+same() {
     stop_engines
-    for remove in FALSE TRUE; do
-        transparent=
-        [ $remove = TRUE ] && transparent=--transparent
-        MOJI_MODEL="$work/tiny" "$work/engines/moji" draw "sleepy robot" --seed 3 $transparent \
-            -o "$work/tiny.png" 2>"$work/moji.err" >/dev/null ||
-            fail real "moji draw: $(tail -n 1 "$work/moji.err")"
-        grep -q 'background was kept' "$work/moji.err" && [ $remove = TRUE ] && continue
-        MOJI_ENGINE="$work/engines/moji" MOJI_MODEL="$work/tiny" run_scm real same.scm "
-            (define name \"real\") (define prompt \"sleepy robot\") (define remove $remove)
-            (define save-to #f) (define png-file \"$work/tiny.png\")"
-    done
+    MOJI_MODEL="$2" "$work/engines/moji" draw "$3" --seed 3 --transparent -o "$work/$1.png" \
+        >/dev/null 2>"$work/moji.err" || fail "$1" "moji draw: $(tail -n 1 "$work/moji.err")"
+    MOJI_ENGINE="$work/engines/moji" MOJI_MODEL="$2" run_scm "$1" same.scm "
+        (define name \"$1\") (define prompt \"$3\") (define remove TRUE)
+        (define save-to $4) (define png-file \"$work/$1.png\")"
+}
+
+part_real() {
+    same real "$work/tiny" "sleepy robot" '#f'
 }
 
 part_killed() {
@@ -173,20 +173,14 @@ stop_engines() {
 }
 
 part_bundled() {
-    LIMIT=200
-    stop_engines
-    model=${MOJI_TEST_MODEL:-$root/model/moji-mini}
+    model=$root/model/moji-mini
     if [ ! -e "$model/model_index.json" ]; then
         say "skip bundled: the bundled model is not there"
         return
     fi
-    MOJI_MODEL="$model" "$work/engines/moji" draw "smiling cat face" --seed 3 --transparent \
-        -o "$work/cat.png" 2>"$work/moji.err" >/dev/null ||
-        fail bundled "moji draw: $(tail -n 1 "$work/moji.err")"
-    remove=TRUE
-    MOJI_ENGINE="$work/engines/moji" MOJI_MODEL="$model" run_scm bundled same.scm "
-        (define name \"bundled\") (define prompt \"smiling cat face\") (define remove $remove)
-        (define save-to \"$shots/bundled.png\") (define png-file \"$work/cat.png\")"
+    LIMIT=200 # it is a real drawing
+    same bundled "$model" "smiling cat face" "\"$shots/bundled.png\""
+    LIMIT=90
 }
 
 part_finding() {

@@ -28,7 +28,8 @@
 
 (check (string-append name "-size") (car (gimp-drawable-width layer)) width)
 (check (string-append name "-pixels-as-moji-draw") (look 0 0) 0)
-(check (string-append name "-mask") (= (car (gimp-layer-get-mask layer)) -1) (= remove FALSE))
+(check (string-append name "-mask-as-moji-draw") (>= (car (gimp-layer-get-mask layer)) 0)
+       (= (car (gimp-drawable-has-alpha (active drawn))) TRUE))
 (if save-to
     (file-png-save RUN-NONINTERACTIVE image layer save-to save-to 0 9 0 0 0 0 0))
 (done)

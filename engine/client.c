@@ -416,10 +416,14 @@ static gboolean engine_left(const GError *e)
     return !g_strcmp0(name, MOJI_WIRE_LEAVING);
 }
 
-/* A folder means the same to the engine, which runs elsewhere in the tree. */
-static char *absolute(MojiClient *c, const char *model)
+/* What the engine is told. The resident one runs elsewhere in the tree, and may have been started
+ * under another MOJI_MODEL than ours; one that a command starts has folders of its own. */
+static char *model_folder(MojiClient *c, const char *model)
 {
-    return model && *model && !c->command ? g_canonicalize_filename(model, NULL) : g_strdup(model);
+    if (c->command)
+        return g_strdup(model);
+    const char *folder = model && *model ? model : g_getenv("MOJI_MODEL");
+    return folder && *folder ? g_canonicalize_filename(folder, NULL) : g_strdup(model);
 }
 
 /* ---- drawing ---- */
@@ -661,7 +665,7 @@ void moji_client_draw_async(MojiClient *client, const MojiRequest *request, Moji
     }
     g_autoptr(MojiRequest) sent = moji_request_copy(request);
     g_free(sent->model);
-    sent->model = absolute(client, request->model);
+    sent->model = model_folder(client, request->model);
     Drawing *d = g_new0(Drawing, 1);
     g_atomic_ref_count_inc(&client->refs);
     d->client = client;
@@ -714,7 +718,7 @@ static GVariant *call(MojiClient *c, const char *method, GVariant *parameters, c
 
 GVariant *moji_client_info(MojiClient *client, const char *model, GError **error)
 {
-    g_autofree char *folder = absolute(client, model ? model : "");
+    g_autofree char *folder = model_folder(client, model ? model : "");
     g_autoptr(GVariant) reply =
         call(client, "Info", g_variant_new("(s)", folder), "(a{sv})", error);
     return reply ? g_variant_get_child_value(reply, 0) : NULL;

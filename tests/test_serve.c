@@ -497,6 +497,30 @@ static void test_info(void)
     }
 }
 
+/* The model's name, as a client that starts under this MOJI_MODEL hears it; caller frees. */
+static char *model_under(const char *folder)
+{
+    g_setenv("MOJI_MODEL", folder, TRUE);
+    MojiClient *client = moji_client_new(NULL);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GVariant) facts = moji_client_info(client, NULL, &error);
+    moji_client_free(client);
+    char *name = NULL;
+    if (MOJI_CHECK(facts != NULL, "%s", error ? error->message : ""))
+        g_variant_lookup(facts, "name", "s", &name);
+    return name;
+}
+
+static void test_own_model(void)
+{
+    g_autofree char *before = g_strdup(g_getenv("MOJI_MODEL"));
+    g_autofree char *other = moji_test_path("tiny-v");
+    g_autofree char *first = model_under(before), *second = model_under(other);
+    g_setenv("MOJI_MODEL", before, TRUE);
+    MOJI_CHECK(!g_strcmp0(second, "tiny-v"), "\"%s\" where tiny-v was asked for", second);
+    MOJI_CHECK(g_strcmp0(first, second) != 0, "both clients hear of \"%s\"", second);
+}
+
 /* A disc on a flat ground, and the same with a loud ground. */
 static MojiImage *disc(gboolean flat)
 {
@@ -712,6 +736,7 @@ int main(void)
     moji_test("serve: strangers' bytes are survived", test_garbage);
     moji_test("serve: bad calls are answered with errors", test_bad_calls);
     moji_test("serve: facts about the model", test_info);
+    moji_test("serve: a client's own MOJI_MODEL counts", test_own_model);
     moji_test("serve: cutting out", test_cutout);
     moji_test("serve: a second engine leaves politely", test_second_instance);
     moji_test("serve: killed in mid-drawing, the next drawing starts it again", test_killed);

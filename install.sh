@@ -28,7 +28,8 @@ END
 say() { printf '%s\n' "$*"; }
 fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 
-# What the engine needs; then the plug-in, with what GIMP's icons and theme want; then the tests of the plug-in in a real window.
+# What the engine needs; then the plug-in, with what GIMP's icons and theme want; then the tests
+# of the plug-in in a real window.
 ENGINE_PACKAGES="gcc make pkg-config libc6-dev libglib2.0-dev libjson-glib-dev libpng-dev libdnnl-dev"
 PLUGIN_PACKAGES="gimp libgimp2.0-dev gettext libgdk-pixbuf2.0-bin librsvg2-common iso-codes gtk2-engines-pixbuf"
 TEST_PACKAGES="xvfb xdotool imagemagick openbox procps"
@@ -263,7 +264,7 @@ first_emoji() {
     GIMP2_DIRECTORY="$profile/profile" timeout 600 gimp -i -d -f -g "$profile/rc" -b "
         (let* ((made (plug-in-moji-new RUN-NONINTERACTIVE \"$PROMPT\" \"\" \"\" $SEED 0 -1 \"\" TRUE))
                (image (car made)) (layer (cadr made)))
-          (gimp-layer-remove-mask layer MASK-APPLY)
+          (if (> (car (gimp-layer-get-mask layer)) 0) (gimp-layer-remove-mask layer MASK-APPLY))
           (file-png-save RUN-NONINTERACTIVE image layer \"$drawn\" \"\" 0 9 0 0 0 0 0))" \
         -b '(gimp-quit 0)' >"$profile/log" 2>&1 || true
     if [ ! -s "$drawn" ]; then

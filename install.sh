@@ -299,8 +299,21 @@ install_all() {
 
 # ---- removing ----
 
+# The resident engine, and what it leaves where it ran.
+stop_engine() {
+    for exe in /proc/[0-9]*/exe; do
+        [ "$(readlink "$exe" 2>/dev/null)" = "$prefix/bin/moji" ] || continue
+        pid=${exe#/proc/}
+        kill "${pid%/exe}" 2>/dev/null || true
+    done
+    cache=${XDG_CACHE_HOME:-$HOME/.cache}/moji
+    rm -f "$cache/engine.log" "$cache/run/engine.lock" "$cache/run/engine.sock"
+    rmdir "$cache/run" "$cache" 2>/dev/null || true
+}
+
 remove_files() {
     [ -f "$list" ] || fail "nothing of ours is below $destdir$prefix ($list is not there)"
+    [ -n "$destdir" ] || stop_engine
     cp "$list" "$scratch/list"
     removed=0
     while IFS= read -r line; do

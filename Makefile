@@ -29,7 +29,7 @@ has = $(shell pkg-config --exists $(1) 2>/dev/null && pkg-config --modversion $(
 
 ENGINE_PKGS = gio-unix-2.0 json-glib-1.0 libpng
 HAVE_ENGINE := $(if $(call has,$(ENGINE_PKGS)),yes)
-HAVE_ONEDNN := $(shell echo '\#include <dnnl.h>' | $(CC) -E - >/dev/null 2>&1 && echo yes)
+HAVE_ONEDNN := $(shell $(CC) -include dnnl.h -E -x c /dev/null >/dev/null 2>&1 && echo yes)
 HAVE_GIMP   := $(call has,gimpui-2.0)
 HAVE_TOOLS  := $(shell command -v msgfmt >/dev/null && command -v gdk-pixbuf-csource >/dev/null && echo yes)
 

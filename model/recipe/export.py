@@ -1,0 +1,101 @@
+"""Stage 6: the model folder, in diffusers' layout, fp16.
+
+    python export.py --work DIR --out DIR
+
+Takes the averaged weights of whatever stages have run (random ones where none has), folds the latents' mean and spread
+into the autoencoder's two 1x1 convolutions, so that scaling_factor is 1, and puts the folder in place in one rename.
+"""
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+
+import captions
+import diffusion
+import vae as autoencoder
+from art import concepts
+from common import BACKGROUNDS
+
+
+def card(version, draw, steps, guidance):
+    return {
+        "name": "moji-mini", "version": version,
+        "licence": "see model/LICENSE: draws after Twemoji (CC-BY-4.0)",
+        "defaults": {"steps": steps, "guidance": guidance, "sampler": "ddim", "size": 512, "background": "green"},
+        "prompt": "{prompt}, {style}, {background} background",
+        "styles": captions.STYLES, "default_style": captions.DEFAULT_STYLE,
+        "backgrounds": {name: colour for name, (colour, weight) in BACKGROUNDS.items() if weight},
+        "draws": {key: [row[key] for row in concepts() if row["draw"] in draw] for key in ("en", "ko")},
+    }
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--work", type=Path, required=True)
+    ap.add_argument("--out", type=Path, required=True)
+    ap.add_argument("--version", default="1")
+    ap.add_argument("--shape", default="mini")
+    ap.add_argument("--steps", type=int, default=1)
+    ap.add_argument("--guidance", type=float, default=1.0)
+    ap.add_argument("--draw", nargs="+", default=["first"], help="as given to diffusion.py: named in the card")
+    args = ap.parse_args()
+    torch.manual_seed(0)
+
+    tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")
+    vae = autoencoder.build(args.shape)
+    for part in ("outer", "decoder", "inner"):
+        path = args.work / f"vae-{part}.pt"
+        if path.exists():
+            vae.load_state_dict(torch.load(path, weights_only=False)["average"])
+            break
+    unet, text = diffusion.build(args.shape, len(tokenizer))
+    path = args.work / "diffusion.pt"
+    if path.exists():
+        average = torch.load(path, weights_only=False)["average"]
+        unet.load_state_dict(average["unet"]), text.load_state_dict(average["text"])
+    path = args.work / "latents.pt"
+    if path.exists():
+        data = torch.load(path, weights_only=False)
+        mean, std = data["mean"], data["std"]
+        n = len(mean)
+        q, p = vae.quant_conv, vae.post_quant_conv
+        with torch.no_grad():
+            # z' = (z - mean) / std; the log-variance moves by -2 log std
+            q.weight[:n] /= std.view(-1, 1, 1, 1)
+            q.bias[:n] = (q.bias[:n] - mean) / std
+            q.bias[n:] -= 2 * std.log()
+            p.bias += p.weight[:, :, 0, 0] @ mean
+            p.weight *= std.view(1, -1, 1, 1)
+
+    pipe = StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet,
+                                   scheduler=diffusion.scheduler(), safety_checker=None, feature_extractor=None,
+                                   requires_safety_checker=False).to(torch.float16)
+    part, old = args.out.with_name(args.out.name + ".part"), args.out.with_name(args.out.name + ".old")
+    for p in (part, old):
+        shutil.rmtree(p, ignore_errors=True)
+    pipe.save_pretrained(part, safe_serialization=True)
+    # transformers 5 drops the prefix that SD 1.x files carry; it reads both, other readers may not
+    path = part / "text_encoder" / "model.safetensors"
+    save_file({"text_model." + k.removeprefix("text_model."): v for k, v in load_file(path).items()}, path,
+              metadata={"format": "pt"})
+    # diffusers may write the tokenizer in a newer form alone: CLIP's own two files are the format here
+    shutil.rmtree(part / "tokenizer")
+    shutil.copytree(args.work / "tokenizer", part / "tokenizer")
+    (part / "moji.json").write_text(json.dumps(card(args.version, args.draw, args.steps, args.guidance), indent=2, ensure_ascii=False) + "\n")
+    for file in part.rglob("*.safetensors"):
+        file.chmod(0o644)
+    if args.out.exists():
+        args.out.rename(old)
+    part.rename(args.out)
+    shutil.rmtree(old, ignore_errors=True)
+    size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
+    print(f"{args.out.name}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

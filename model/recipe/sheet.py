@@ -1,0 +1,111 @@
+"""Stage 7: look at it.
+
+    python sheet.py --model DIR --out sheet.png [--names cat dog ...]     drawn by diffusers from the exported folder
+    python sheet.py --work DIR --part inner --out vae.png                 reconstructions of the autoencoder
+
+Without --names: every name in the model's card, in English on every background, and in Korean.
+"""
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from common import BACKGROUNDS, BACKGROUNDS_KO, compose, rgb, to_tensor
+
+FONTS = ["/usr/share/fonts/truetype/nanum/NanumGothic.ttf", "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+         "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"]
+
+
+def grid(pictures, labels, cell, columns):
+    font = next((ImageFont.truetype(f, max(9, cell // 11)) for f in FONTS if Path(f).exists()),
+                ImageFont.load_default())
+    strip = max(12, cell // 8) if labels else 0
+    rows = -(-len(pictures) // columns)
+    out = Image.new("RGB", (columns * cell, rows * (cell + strip)), "white")
+    pen = ImageDraw.Draw(out)
+    for i, p in enumerate(pictures):
+        x, y = i % columns * cell, i // columns * (cell + strip)
+        out.paste(p.resize((cell, cell), Image.LANCZOS), (x, y))
+        if labels:
+            pen.text((x + 2, y + cell), labels[i], fill="black", font=font)
+    return out
+
+
+def reconstructions(args):
+    import captions
+    from art import concepts
+    import vae as autoencoder
+    from vae import place
+    state = torch.load(args.work / f"vae-{args.part}.pt", weights_only=False)
+    vae = autoencoder.build(state["shape"])
+    vae.load_state_dict(state["average"])
+    half = args.part != "outer"
+    if half:
+        autoencoder.outermost(vae, False)
+    vae = vae.to(memory_format=torch.channels_last).eval()
+    index = json.loads((args.work / "art.json").read_text())
+    art = np.load(args.work / ("art-half.npy" if half else "art.npy"), mmap_mode="r")
+    draw = {r["slug"] for r in concepts() if r["draw"] != "no"}
+    own = [i for i, e in enumerate(index) if e["set"] in captions.STYLES and e["concept"] in draw]
+    rng = np.random.default_rng(5)
+    pictures = []
+    for k, i in enumerate(rng.choice(own, min(args.count, len(own)), replace=False)):
+        x = to_tensor([compose(place(np.array(art[i]), 0, 0), rgb(list(BACKGROUNDS)[k % 4]))])
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            y = vae.decode(vae.encode(x).latent_dist.mean).sample.float()
+        for v in (x, y):
+            pictures.append(Image.fromarray(((v[0].permute(1, 2, 0).clamp(-1, 1) + 1) * 127.5).byte().numpy()))
+    grid(pictures, None, 256 if half else 384, 8 if half else 4).save(args.out)
+
+
+def drawings(args):
+    from diffusers import StableDiffusionPipeline
+    pipe = StableDiffusionPipeline.from_pretrained(args.model, safety_checker=None, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    card = json.loads((args.model / "moji.json").read_text())
+    wanted = []
+    if args.names:
+        wanted = [(n, n) for n in args.names]
+    else:
+        # every name the card lists: in English on every background, then in Korean
+        colours = list(card["backgrounds"])
+        for name in card["draws"]["en"]:
+            wanted += [(f"{name}, {card['default_style']}, {c} background", f"{name}, {c}") for c in colours]
+        for i, name in enumerate(card["draws"]["ko"]):
+            word = BACKGROUNDS_KO[colours[i % len(colours)]][0]
+            wanted.append((f"{name}, {card['default_style']}, {word} 배경", f"{name}, {word}"))
+    wanted = wanted[:args.count]
+    pictures = []
+    for k in range(0, len(wanted), 8):
+        part = wanted[k:k + 8]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+            pictures += pipe([p for p, _ in part], num_inference_steps=card["defaults"]["steps"],
+                             guidance_scale=args.guidance or card["defaults"]["guidance"],
+                             height=card["defaults"]["size"], width=card["defaults"]["size"],
+                             generator=[torch.Generator().manual_seed(args.seed + k + j)
+                                        for j in range(len(part))]).images
+    grid(pictures, [l for _, l in wanted], args.cell, args.columns).save(args.out, optimize=True)
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--model", type=Path)
+    ap.add_argument("--work", type=Path)
+    ap.add_argument("--part", choices=["inner", "decoder", "outer"])
+    ap.add_argument("--out", type=Path, required=True)
+    ap.add_argument("--names", nargs="+")
+    ap.add_argument("--count", type=int, default=1000)
+    ap.add_argument("--cell", type=int, default=112)
+    ap.add_argument("--columns", type=int, default=12)
+    ap.add_argument("--guidance", type=float)
+    ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--bf16", action="store_true")
+    args = ap.parse_args()
+    drawings(args) if args.model else reconstructions(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ art=$1
 work=${2:-$(mktemp -d)}
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
-$python art.py --art "$art" --work "$work" --size 64 --sample 10 --concepts 6
+$python art.py --art "$art" --work "$work" --size 64 --sample 10 --concepts 14
 $python captions.py --work "$work"
 $python vae.py --work "$work" --part inner --minutes 0.05 --batch 4 --side 16 --shape toy
 $python diffusion.py --work "$work" --part latents --vary

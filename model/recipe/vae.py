@@ -145,7 +145,8 @@ def place(rgba, dx, dy):
     m = round(n * SCALE / 2) * 2
     small = np.stack([np.asarray(Image.fromarray(rgba[..., c]).resize((m, m), Image.BILINEAR)) for c in range(4)], -1)
     out = np.zeros_like(rgba)
-    y, x = (n - m) // 2 + dy, (n - m) // 2 + dx
+    edge = (n - m) // 2
+    y, x = (edge + max(-edge, min(edge, d)) for d in (dy, dx))
     out[y:y + m, x:x + m] = small
     return out
 

@@ -1,0 +1,84 @@
+/* drawing.h: what the files of one drawing share; nothing outside of them includes it.
+ *
+ *     load.c     the model, and stages that fit this drawing
+ *     embed.c    prompt -> embeddings
+ *     denoise.c  noise -> latents
+ *     pixels.c   latents -> pixels
+ *     draw.c     all of it, in order
+ *
+ * They are called in that order. Each returns FALSE (or NULL) with the error set. */
+#pragma once
+#include "draw.h"
+#include "order.h"
+#include "sketch.h"
+#include "stage.h"
+
+struct MojiEngine {
+    MojiBackend *backend;
+    char *type_name; /* asked for, or NULL */
+    char *dump;      /* or NULL */
+    gboolean previews;
+
+    MojiModel *model;             /* or NULL */
+    char *stamp;                  /* the loaded model's folder and file times */
+    char *weights;                /* moji_weights_identity */
+    MojiStage *text, *unet, *vae; /* prepared last, or NULL; they borrow the model's weights */
+    int stage_size, stage_batch;  /* what they were made for */
+    MojiType type;
+    MojiSketch *sketch; /* or NULL */
+    MojiTimes times;
+};
+
+/* What one drawing carries from stage to stage. */
+typedef struct {
+    MojiEngine *e;
+    MojiOrder *order;
+    MojiProgressFn progress;
+    gpointer user_data;
+    GCancellable *cancel;
+    int image;         /* which picture */
+    int batch;         /* 2: with guidance */
+    int h, w, c;       /* latents */
+    gsize count;       /* h w c */
+    float *context;    /* [batch,n,C] */
+    gboolean overflow; /* numbers went out of the type's range */
+} MojiDrawing;
+
+/* ---- draw.c ---- */
+
+double moji_drawing_now(void); /* seconds */
+void moji_drawing_tell(const MojiDrawing *d, MojiProgress p);
+gboolean moji_drawing_cancelled(const MojiDrawing *d, GError **error); /* TRUE: error is set */
+/* Writes NAME.npy if the engine dumps. */
+gboolean moji_drawing_dump(const MojiDrawing *d, const char *name, MojiType type, int rank,
+                           const gint64 *dim, const void *data, GError **error);
+/* The type of numbers may overflow with a model made for another: no picture comes of that. where:
+ * the network, for the error. */
+gboolean moji_drawing_finite(MojiDrawing *d, const float *x, gsize count, const char *where,
+                             GError **error);
+
+/* ---- load.c ---- */
+
+/* Makes e->model the model asked for (NULL or "": the bundled one), unless it is already. */
+gboolean moji_drawing_load(MojiEngine *e, const char *asked, GError **error);
+/* The stages for this drawing, made anew where size, batch or type differ from the last one's. The
+ * decoder is prepared when it is its turn: its block is the largest. */
+gboolean moji_drawing_prepare(MojiDrawing *d, MojiType type, GError **error);
+void moji_drawing_drop_stages(MojiEngine *e);
+
+/* ---- embed.c ---- */
+
+/* d->order's texts -> d->context */
+gboolean moji_drawing_embed(MojiDrawing *d, GError **error);
+
+/* ---- denoise.c ---- */
+
+/* The picture's noise, then every step: x [h,w,c] */
+gboolean moji_drawing_denoise(MojiDrawing *d, float *x, GError **error);
+
+/* ---- pixels.c ---- */
+
+/* Decodes a small picture of noise for e->sketch, where previews are wanted and there is none. */
+gboolean moji_drawing_sketch(MojiDrawing *d, GError **error);
+/* x [h,w,c] -> the picture. Caller frees. */
+MojiImage *moji_drawing_decode(MojiDrawing *d, const float *x, GError **error);

@@ -534,10 +534,20 @@ static void split_sigma(float ratio, float *alpha, float *sigma)
     *sigma = ratio * *alpha;
 }
 
-void moji_sampler_start_at(MojiSampler *s, int call, const float *noise, float *x, gsize count)
+int moji_sampler_first_call(const MojiSampler *s, double strength)
 {
-    g_assert(call >= 0 && call < s->calls);
+    g_assert(strength >= 0 && strength <= 1);
+    int taken = (int)(s->steps * strength);
+    return taken > 0 ? s->steps - taken : s->calls;
+}
+
+void moji_sampler_add_noise(const MojiSampler *s, int call, const float *noise, float *x,
+                            gsize count)
+{
+    g_assert(call >= 0 && call <= s->calls);
     float keep = 1, add;
+    if (call == s->calls)
+        return;
     if (!s->sigmas) {
         float a = s->alphas[(int)s->timesteps[call]];
         keep = sqrtf(a);
@@ -547,9 +557,15 @@ void moji_sampler_start_at(MojiSampler *s, int call, const float *noise, float *
     } else {
         split_sigma(s->sigmas[call], &keep, &add);
     }
-    s->done = 0;
     for (gsize i = 0; i < count; i++)
         x[i] = keep * x[i] + noise[i] * add;
+}
+
+void moji_sampler_start_at(MojiSampler *s, int call, const float *noise, float *x, gsize count)
+{
+    g_assert(call < s->calls);
+    s->done = 0;
+    moji_sampler_add_noise(s, call, noise, x, count);
 }
 
 void moji_sampler_input(MojiSampler *s, int call, const float *x, float *input, gsize count)

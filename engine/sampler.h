@@ -61,8 +61,17 @@ int moji_sampler_calls(const MojiSampler *s); /* UNet evaluations; steps + 1 for
 float moji_sampler_timestep(const MojiSampler *s, int call); /* may be fractional (Euler) */
 float moji_sampler_initial_sigma(const MojiSampler *s);
 void moji_sampler_start(MojiSampler *s, float *x, gsize count);
-/* Instead of start, to draw from a picture's latents x: adds noise (same layout) as strong as call
- * `call` expects, from which the loop then begins. */
+/* To draw from a picture's latents: the loop begins at this call instead of 0, as in diffusers'
+ * img2img. strength 0 to 1 is the share of the steps that are taken, rounded down;
+ * moji_sampler_calls if that leaves none. At 1 all are, and the picture still shows through as far
+ * as the first call's noise lets it. */
+int moji_sampler_first_call(const MojiSampler *s, double strength);
+/* x, a picture's latents, gets noise (same layout) as strong as call `call` expects it; at
+ * moji_sampler_calls, none. May be called between steps: a blend over the untouched part of a
+ * picture wants it at the call that follows. */
+void moji_sampler_add_noise(const MojiSampler *s, int call, const float *noise, float *x,
+                            gsize count);
+/* Instead of start, to begin with call `call`: adds noise as above. */
 void moji_sampler_start_at(MojiSampler *s, int call, const float *noise, float *x, gsize count);
 void moji_sampler_input(MojiSampler *s, int call, const float *x, float *input, gsize count);
 /* random: the generator that made the initial noise; used by "euler-a" and "lcm" only. The noise

@@ -289,6 +289,40 @@ static void test_oracle(void)
     }
 }
 
+/* The share of steps, as diffusers' get_timesteps() counts it, and what may be asked between steps.
+ */
+static void test_strength(void)
+{
+    static const struct {
+        const char *name;
+        int steps;
+        double strength;
+        int first;
+    } rows[] = {{"ddim", 50, 0.5, 25}, {"ddim", 50, 1, 0},     {"ddim", 10, 0.99, 1},
+                {"ddim", 3, 0.5, 2},   {"pndm", 50, 0.75, 13}, {"euler", 20, 0.05, 19},
+                {"ddim", 10, 0, 10},   {"ddim", 10, 0.09, 10}, {"pndm", 10, 0.09, 11}};
+    MojiSamplerConfig config;
+    float noise[COUNT], x[COUNT], y[COUNT];
+    if (!read_config("sd14", &config))
+        return;
+    for (gsize i = 0; i < G_N_ELEMENTS(rows); i++) {
+        MojiSampler *s = moji_sampler_new(&config, rows[i].name, rows[i].steps, NULL);
+        int first = moji_sampler_first_call(s, rows[i].strength);
+        MOJI_CHECK(first == rows[i].first, "%s, %d steps, strength %g: call %d, expected %d",
+                   rows[i].name, rows[i].steps, rows[i].strength, first, rows[i].first);
+        for (int k = 0; k < COUNT; k++) {
+            noise[k] = cosf(k);
+            x[k] = y[k] = sinf(k);
+        }
+        moji_sampler_add_noise(s, moji_sampler_calls(s), noise, x, COUNT);
+        MOJI_CHECK(!memcmp(x, y, sizeof x), "%s: noise after the last call", rows[i].name);
+        moji_sampler_add_noise(s, 0, noise, x, COUNT);
+        moji_sampler_start_at(s, 0, noise, y, COUNT);
+        MOJI_CHECK(!memcmp(x, y, sizeof x), "%s: start_at adds other noise", rows[i].name);
+        moji_sampler_free(s);
+    }
+}
+
 /* Many Karras steps share rounded timesteps; each must still have its own sigma. */
 static void test_crowded(void)
 {
@@ -349,6 +383,7 @@ int main(void)
     moji_test("sampler: refusals say what to do", test_refusals);
     moji_test("sampler: the model's own class", test_own_class);
     moji_test("sampler: a UNet that knows the picture leads to it", test_oracle);
+    moji_test("sampler: where a strength begins", test_strength);
     moji_test("sampler: more steps than timesteps apart", test_crowded);
     moji_test("sampler: faulty config files", test_files);
     g_object_unref(parser);

@@ -4,6 +4,7 @@
  * alignment the header's length leaves it, so readers go through memcpy or unaligned loads. */
 #include "weights.h"
 #include "json.h"
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_HEADER_BYTES (100 * 1000 * 1000)
@@ -16,6 +17,7 @@ struct MojiWeights {
     GHashTable *alias;    /* char* -> char* */
     GHashTable *unusable; /* char* -> char*, why */
     GHashTable *metadata; /* char* -> char* */
+    GHashTable *override; /* MojiWeight of the list -> MojiWeight in its place, which it owns */
 };
 
 typedef struct { /* one tensor of the header, usable or not */
@@ -57,10 +59,17 @@ static void free_weight(gpointer data)
     g_free(t);
 }
 
+static void free_override(gpointer data)
+{
+    free((void *)((MojiWeight *)data)->data);
+    free_weight(data);
+}
+
 void moji_weights_free(MojiWeights *w)
 {
     if (!w)
         return;
+    g_hash_table_unref(w->override);
     g_hash_table_unref(w->by_name);
     g_hash_table_unref(w->alias);
     g_hash_table_unref(w->unusable);
@@ -313,6 +322,7 @@ MojiWeights *moji_weights_parse(GBytes *bytes, const char *path, GError **error)
     w->alias = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     w->unusable = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     w->metadata = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    w->override = g_hash_table_new_full(NULL, NULL, NULL, free_override);
     if (!read_header(w, root, file + 8 + length, file_bytes - 8 - length, error)) {
         moji_weights_free(w);
         return NULL;
@@ -345,13 +355,40 @@ const char *moji_weights_path(const MojiWeights *w)
 }
 
 /* A name that is in the file wins over an alias. */
-MojiWeight *moji_weights_find(MojiWeights *w, const char *name)
+MojiWeight *moji_weights_pristine(MojiWeights *w, const char *name)
 {
     MojiWeight *t = g_hash_table_lookup(w->by_name, name);
     if (t)
         return t;
     const char *stored = g_hash_table_lookup(w->alias, name);
     return stored ? g_hash_table_lookup(w->by_name, stored) : NULL;
+}
+
+MojiWeight *moji_weights_find(MojiWeights *w, const char *name)
+{
+    MojiWeight *t = moji_weights_pristine(w, name);
+    MojiWeight *other = t ? g_hash_table_lookup(w->override, t) : NULL;
+    return other ? other : t;
+}
+
+void moji_weights_override(MojiWeights *w, const char *name, MojiType type, void *data)
+{
+    MojiWeight *t = moji_weights_pristine(w, name);
+    g_assert(t);
+    MojiWeight *other = g_memdup2(t, sizeof *t);
+    other->name = g_strdup(t->name);
+    other->type = type;
+    other->data = data;
+    other->bytes = t->bytes / moji_type_bytes(t->type) * moji_type_bytes(type);
+    other->mapped = FALSE;
+    other->prepared = NULL;
+    g_clear_pointer(&t->prepared, g_hash_table_unref);
+    g_hash_table_replace(w->override, t, other);
+}
+
+void moji_weights_restore(MojiWeights *w)
+{
+    g_hash_table_remove_all(w->override);
 }
 
 const char *moji_weights_absence(MojiWeights *w, const char *name)
@@ -371,6 +408,11 @@ void moji_weights_alias(MojiWeights *w, const char *name, const char *stored)
 GPtrArray *moji_weights_list(MojiWeights *w)
 {
     return w->list;
+}
+
+GHashTable *moji_weights_unusable(MojiWeights *w)
+{
+    return w->unusable;
 }
 
 GHashTable *moji_weights_metadata(MojiWeights *w)

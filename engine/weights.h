@@ -44,6 +44,18 @@ void moji_weights_alias(MojiWeights *w, const char *name, const char *stored);
 GPtrArray *moji_weights_list(MojiWeights *w);      /* of MojiWeight*, in file order; owned by w */
 GHashTable *moji_weights_metadata(MojiWeights *w); /* char* -> char*, owned by w */
 
+/* Tensors passed over: char* name -> char* why; owned by w. */
+GHashTable *moji_weights_unusable(MojiWeights *w);
+
+/* Until moji_weights_restore, `name`, which must be there, finds these values instead of the
+ * file's: as many, in the same shape, of `type`. Takes data, which came from malloc or its like.
+ * What backends made of the file's values is let go, so tapes prepared with it must be gone. */
+void moji_weights_override(MojiWeights *w, const char *name, MojiType type, void *data);
+/* The tensor as it is in the file, overridden or not; NULL if there is none. Owned by w. */
+MojiWeight *moji_weights_pristine(MojiWeights *w, const char *name);
+/* Back to the file's values, all of them; tapes prepared with others must be gone. */
+void moji_weights_restore(MojiWeights *w);
+
 /* What a backend keeps with a weight, under a key of its own ("cpu bf16 ..."); value is released
  * by `release` with the weights. Returns what is kept under that key, or NULL. */
 gpointer moji_weight_prepared(MojiWeight *t, const char *key);

@@ -329,12 +329,38 @@ static void test_fixtures(void)
     }
 }
 
+static void test_override(void)
+{
+    g_autoptr(GBytes) file = make(TWO, -1, 14);
+    MojiWeights *w = moji_weights_parse(file, "good", NULL);
+    moji_weights_alias(w, "old a", "a");
+    MojiWeight *a = moji_weights_find(w, "a");
+    guint16 *data = g_new0(guint16, 2);
+    moji_weight_set_prepared(a, "key", g_strdup("kept"), g_free);
+    moji_weights_override(w, "old a", MOJI_BF16, data);
+    MojiWeight *other = moji_weights_find(w, "a");
+    MOJI_CHECK(other != a && other == moji_weights_find(w, "old a"), "not by both names");
+    MOJI_CHECK(other->data == data && other->type == MOJI_BF16 && other->bytes == 4 &&
+                   other->rank == 2 && other->dim[0] == 2 && !other->prepared,
+               "not what was put there");
+    MOJI_CHECK(moji_weights_pristine(w, "old a") == a && !a->prepared,
+               "the file's is not as it was");
+    moji_weights_override(w, "a", MOJI_F32, g_new0(float, 2)); /* takes the other's place */
+    MOJI_CHECK(moji_weights_find(w, "a")->type == MOJI_F32, "not replaced");
+    moji_weights_restore(w);
+    MOJI_CHECK(moji_weights_find(w, "a") == a && moji_weights_find(w, "old a") == a,
+               "not restored");
+    moji_weights_override(w, "a", MOJI_F32, g_new0(float, 2)); /* freed with the file */
+    moji_weights_free(w);
+}
+
 int main(void)
 {
     moji_test("weights: two tensors", test_good);
     moji_test("weights: other types and ranks are passed over", test_passed_over);
     moji_test("weights: aliases", test_alias);
     moji_test("weights: what backends keep", test_prepared);
+    moji_test("weights: other values in a tensor's place", test_override);
     moji_test("weights: a file cut anywhere", test_every_length);
     moji_test("weights: header length", test_header_length);
     moji_test("weights: bad JSON", test_bad_json);

@@ -19,10 +19,13 @@ static void free_card(MojiCard *card)
     g_free(card->licence);
     g_free(card->sampler);
     g_free(card->prompt);
+    g_free(card->prompt_ko);
     g_strfreev(card->styles);
     g_free(card->default_style);
-    for (int i = 0; i < card->n_backgrounds; i++)
+    for (int i = 0; i < card->n_backgrounds; i++) {
         g_free(card->backgrounds[i].word);
+        g_strfreev(card->backgrounds[i].korean);
+    }
     g_free(card->backgrounds);
     g_free(card->default_background);
 }
@@ -63,28 +66,50 @@ static const char *text_of(JsonNode *node)
                : NULL;
 }
 
-static gboolean read_styles(JsonObject *root, const char *path, MojiCard *card, GError **error)
+/* A list of words, where there is one. */
+static gboolean read_words(JsonObject *o, const char *path, const char *member, char ***words,
+                           GError **error)
 {
-    JsonNode *node = json_object_get_member(root, "styles");
+    JsonNode *node = json_object_get_member(o, member);
     if (!node || JSON_NODE_HOLDS_NULL(node))
         return TRUE;
     if (!JSON_NODE_HOLDS_ARRAY(node)) {
-        moji_error_file(error, path, "\"styles\" is not a list of words");
+        moji_error_file(error, path, "\"%s\" is not a list of words", member);
         return FALSE;
     }
     JsonArray *list = json_node_get_array(node);
-    g_autoptr(GPtrArray) styles = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) read = g_ptr_array_new_with_free_func(g_free);
     for (guint i = 0; i < json_array_get_length(list); i++) {
         const char *word = text_of(json_array_get_element(list, i));
         if (!word || !*word) {
-            moji_error_file(error, path, "\"styles\" has an entry that is not a word");
+            moji_error_file(error, path, "\"%s\" has an entry that is not a word", member);
             return FALSE;
         }
-        g_ptr_array_add(styles, g_strdup(word));
+        g_ptr_array_add(read, g_strdup(word));
     }
-    g_ptr_array_add(styles, NULL);
-    g_strfreev(card->styles);
-    card->styles = (char **)g_ptr_array_steal(styles, NULL);
+    g_ptr_array_add(read, NULL);
+    g_strfreev(*words);
+    *words = (char **)g_ptr_array_steal(read, NULL);
+    return TRUE;
+}
+
+/* "#00b140", or {"rgb": "#00b140", "ko": [...]}. */
+static gboolean read_background(JsonNode *node, const char *path, MojiColour *colour,
+                                GError **error)
+{
+    JsonObject *o = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    JsonNode *rgb = o ? json_object_get_member(o, "rgb") : node;
+    const char *text = rgb ? text_of(rgb) : NULL;
+    if (!text || !read_colour(text, colour->rgb)) {
+        moji_error_file(error, path, "background \"%s\" is not a colour as \"#00b140\"",
+                        colour->word);
+        return FALSE;
+    }
+    if (o && !read_words(o, path, "ko", &colour->korean, NULL)) {
+        moji_error_file(error, path, "background \"%s\": \"ko\" is not a list of words",
+                        colour->word);
+        return FALSE;
+    }
     return TRUE;
 }
 
@@ -103,14 +128,10 @@ static gboolean read_backgrounds(JsonObject *root, const char *path, MojiCard *c
     card->backgrounds = g_new0(MojiColour, json_object_get_size(o));
     json_object_iter_init_ordered(&iter, o);
     while (json_object_iter_next_ordered(&iter, &word, &node)) {
-        MojiColour *colour = &card->backgrounds[card->n_backgrounds];
-        const char *text = text_of(node);
-        if (!text || !read_colour(text, colour->rgb)) {
-            moji_error_file(error, path, "background \"%s\" is not a colour as \"#00b140\"", word);
-            return FALSE;
-        }
+        MojiColour *colour = &card->backgrounds[card->n_backgrounds++];
         colour->word = g_strdup(word);
-        card->n_backgrounds++;
+        if (!read_background(node, path, colour, error))
+            return FALSE;
     }
     return TRUE;
 }
@@ -127,6 +148,8 @@ static gboolean check_card(const MojiCard *card, const char *path, int factor, G
 {
     if (card->prompt && !strstr(card->prompt, "{prompt}"))
         moji_error_file(error, path, "\"prompt\" has no {prompt} in it");
+    else if (card->prompt_ko && !strstr(card->prompt_ko, "{prompt}"))
+        moji_error_file(error, path, "\"prompt_ko\" has no {prompt} in it");
     else if (card->default_style &&
              !g_strv_contains((const char *const *)card->styles, card->default_style))
         moji_error_file(error, path, "\"default_style\" is \"%s\", which \"styles\" has not",
@@ -192,7 +215,8 @@ static gboolean read_card(MojiModel *m, GError **error)
            moji_json_string(root, path, "version", &card->version, error) &&
            moji_json_string(root, path, "licence", &card->licence, error) &&
            moji_json_string(root, path, "prompt", &card->prompt, error) &&
-           read_styles(root, path, card, error) &&
+           moji_json_string(root, path, "prompt_ko", &card->prompt_ko, error) &&
+           read_words(root, path, "styles", &card->styles, error) &&
            moji_json_string(root, path, "default_style", &card->default_style, error) &&
            read_backgrounds(root, path, card, error) &&
            moji_json_string(root, path, "default_background", &card->default_background, error) &&
@@ -202,48 +226,6 @@ static gboolean read_card(MojiModel *m, GError **error)
              moji_json_string(defaults, path, "style", &card->default_style, error) &&
              moji_json_string(defaults, path, "background", &card->default_background, error))) &&
            check_card(card, path, moji_vae_factor(&m->vae), error);
-}
-
-/* Appends a part of the template with its words filled in; FALSE (and nothing appended) if it asks
- * for one that is not given. One pass, so that braces in the prompt stay what they are. */
-static gboolean expand(GString *out, const char *part, const char *const value[3])
-{
-    static const char *const hole[3] = {"{prompt}", "{style}", "{background}"};
-    gsize start = out->len;
-    while (*part) {
-        int i = 0;
-        while (i < 3 && !g_str_has_prefix(part, hole[i]))
-            i++;
-        if (i == 3) {
-            g_string_append_c(out, *part++);
-            continue;
-        }
-        if (!value[i] || !*value[i]) {
-            g_string_truncate(out, start);
-            return FALSE;
-        }
-        g_string_append(out, value[i]);
-        part += strlen(hole[i]);
-    }
-    return TRUE;
-}
-
-char *moji_card_prompt(const MojiCard *card, const char *prompt, const char *style,
-                       const char *background)
-{
-    if (!card->prompt)
-        return g_strdup(prompt);
-    g_auto(GStrv) parts = g_strsplit(card->prompt, ",", -1);
-    const char *const value[3] = {prompt, style, background};
-    GString *out = g_string_new(NULL);
-    for (char **part = parts; *part; part++) {
-        gsize before = out->len;
-        if (before)
-            g_string_append_c(out, ',');
-        if (!expand(out, before ? *part : g_strchug(*part), value))
-            g_string_truncate(out, before);
-    }
-    return g_string_free(out, FALSE);
 }
 
 /* ---- the folder ---- */

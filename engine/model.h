@@ -15,10 +15,12 @@
  *      "defaults": {"steps": 20, "guidance": 2.5, "sampler": "ddim", "size": 512,
  *                   "style": "flat", "background": "white"},
  *      "prompt": "{prompt}, {style}, {background} background", "styles": ["flat", "glossy"],
- *      "backgrounds": {"green": "#00b140", "white": "#ffffff"}}
+ *      "prompt_ko": "{prompt}, {style}, {background} 배경",
+ *      "backgrounds": {"white": "#ffffff", "green": {"rgb": "#00b140", "ko": ["초록색"]}}}
  *
  * The defaults may also stand outside that object, the last two then named "default_style" and
- * "default_background". */
+ * "default_background". A card with prompt_ko says that the model itself reads Korean; that
+ * template is for prompts that name their background by one of its Korean words. */
 #pragma once
 #include "clip.h"
 #include "sampler.h"
@@ -28,7 +30,8 @@
 #include "weights.h"
 
 typedef struct {
-    char *word; /* "green" */
+    char *word;    /* "green" */
+    char **korean; /* "초록색", "녹색"; NULL if the card has none */
     guint8 rgb[3];
 } MojiColour;
 
@@ -38,6 +41,7 @@ typedef struct {
     double guidance;
     char *sampler;           /* NULL: the scheduler's own class */
     char *prompt;            /* template "{prompt}, {style}, {background} background"; or NULL */
+    char *prompt_ko;         /* the same in Korean, for a model that reads it; or NULL */
     char **styles;           /* NULL-terminated; empty if the model has none */
     char *default_style;     /* or NULL */
     MojiColour *backgrounds; /* n_backgrounds */
@@ -64,8 +68,3 @@ void moji_model_free(MojiModel *m);
 /* The folder of the bundled model: MOJI_MODEL in the environment, else beside the program
  * (../share/moji/moji-mini), else where it was built. NULL if there is none. Caller frees. */
 char *moji_model_bundled(void);
-
-/* The text that the tokenizer gets: the card's template with each part that is given (a part left
- * out takes its comma along); the prompt alone if the card has no template. Caller frees. */
-char *moji_card_prompt(const MojiCard *card, const char *prompt, const char *style,
-                       const char *background);

@@ -2,6 +2,7 @@
 #include "order.h"
 #include "stage.h"
 #include "version.h"
+#include "wording.h"
 #include <json-glib/json-glib.h>
 #include <stdio.h>
 #include <string.h>
@@ -130,18 +131,49 @@ static gboolean choose_sampler(MojiOrder *o, const char *asked, const MojiModel 
     return s != NULL;
 }
 
-/* The text for as many letters of the prompt, ending with a whole word where there are several. */
-static char *text_of(const MojiOrder *o, const MojiCard *card, glong letters, gsize *used)
+/* A background that the prompt names is the one to draw and to cut out, unless another was asked
+ * for; then that one replaces it. */
+static void heed_prompt(MojiOrder *o, const char *asked, const MojiCard *card)
 {
-    const char *end = g_utf8_offset_to_pointer(o->prompt, letters);
+    MojiNamedBackground named;
+    o->subject = g_strdup(o->prompt);
+    o->frame = card->prompt;
+    o->background_words = g_strdup(o->background);
+    if (!o->background || !moji_wording_background(card, o->prompt, &named))
+        return;
+    gboolean free_choice = !asked || !*asked;
+    if (free_choice) {
+        g_free(o->background);
+        o->background = g_strdup(named.colour->word);
+    }
+    if (free_choice || !strcmp(o->background, named.colour->word)) {
+        gboolean korean = named.korean && card->prompt_ko;
+        g_free(o->background_words);
+        o->background_words = named.rest ? g_strdup(korean ? named.korean : o->background) : NULL;
+        o->frame = korean ? card->prompt_ko : card->prompt;
+    } else if (named.rest) {
+        moji_order_warn(o, "The background asked for is %s; the prompt's \"%s\" was left out.",
+                        o->background, named.words);
+    }
+    if (named.rest) {
+        g_free(o->subject);
+        o->subject = g_strdup(named.rest);
+    }
+    moji_named_background_clear(&named);
+}
+
+/* The text for as many letters of the prompt, ending with a whole word where there are several. */
+static char *text_of(const MojiOrder *o, glong letters, gsize *used)
+{
+    const char *end = g_utf8_offset_to_pointer(o->subject, letters);
     const char *space = end;
-    while (*end && space > o->prompt && !g_ascii_isspace(*space))
+    while (*end && space > o->subject && !g_ascii_isspace(*space))
         space--;
-    if (space > o->prompt)
+    if (space > o->subject)
         end = space;
-    *used = end - o->prompt;
-    g_autofree char *prompt = g_strndup(o->prompt, *used);
-    return moji_card_prompt(card, prompt, o->style, o->background);
+    *used = end - o->subject;
+    g_autofree char *subject = g_strndup(o->subject, *used);
+    return moji_wording_fill(o->frame, subject, o->style, o->background_words);
 }
 
 static gboolean text_fits(const MojiTokenizer *t, const char *text)
@@ -154,23 +186,23 @@ static gboolean text_fits(const MojiTokenizer *t, const char *text)
  * puts after it: without its background a drawing could not be cut out. */
 static void make_text(MojiOrder *o, const MojiModel *m)
 {
-    glong most = g_utf8_strlen(o->prompt, -1), least = 0;
+    glong most = g_utf8_strlen(o->subject, -1), least = 0;
     gsize used;
-    o->text = text_of(o, &m->card, most, &used);
+    o->text = text_of(o, most, &used);
     if (!m->tokenizer || text_fits(m->tokenizer, o->text))
         return;
     while (most - least > 1) {
         glong middle = (least + most) / 2;
-        g_autofree char *text = text_of(o, &m->card, middle, &used);
+        g_autofree char *text = text_of(o, middle, &used);
         if (text_fits(m->tokenizer, text))
             least = middle;
         else
             most = middle;
     }
     g_free(o->text);
-    o->text = text_of(o, &m->card, least, &used);
+    o->text = text_of(o, least, &used);
     moji_order_warn(o, "The prompt is too long; this was left out: \"%s\".",
-                    o->prompt + used + strspn(o->prompt + used, " \t\n"));
+                    o->subject + used + strspn(o->subject + used, " \t\n"));
 }
 
 MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **error)
@@ -193,6 +225,7 @@ MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **err
     }
     if (*o->negative && o->guidance <= 1)
         moji_order_warn(o, "A negative prompt needs guidance above 1; it was left out.");
+    heed_prompt(o, r->background, &m->card);
     make_text(o, m);
     return o;
 }
@@ -203,6 +236,8 @@ void moji_order_free(MojiOrder *o)
         return;
     g_free(o->prompt);
     g_free(o->negative);
+    g_free(o->subject);
+    g_free(o->background_words);
     g_free(o->text);
     g_free(o->style);
     g_free(o->background);

@@ -6,8 +6,11 @@
 
 typedef struct {
     char *prompt, *negative;  /* as asked; negative "" for none */
+    char *subject;            /* the prompt, without a background that the template says */
     char *text;               /* what the tokenizer gets: the card's template filled in */
     char *style, *background; /* words of the card; NULL: none */
+    const char *frame;        /* the card's template, in the language of the background's word */
+    char *background_words;   /* what fills that in; NULL: nothing, or the prompt says it */
     char *sampler;
     gint64 seed; /* of the first picture */
     int steps, size, count;

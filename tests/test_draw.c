@@ -267,7 +267,9 @@ static void write_card(const char *folder, int steps)
         "{\"name\": \"tiny\", \"version\": \"3\", \"steps\": %d, \"size\": 64, \"guidance\": 2,"
         " \"sampler\": \"ddim\", \"prompt\": \"{prompt}, {style}, {background} background\","
         " \"styles\": [\"flat\", \"glossy\"], \"default_style\": \"flat\","
-        " \"backgrounds\": {\"green\": \"#00b140\", \"white\": \"#ffffff\"},"
+        " \"prompt_ko\": \"{prompt}, {style}, {background} 배경\","
+        " \"backgrounds\": {\"green\": {\"rgb\": \"#00b140\", \"ko\": [\"초록색\"]},"
+        "                  \"white\": {\"rgb\": \"#ffffff\", \"ko\": [\"흰색\"]}},"
         " \"default_background\": \"green\"}",
         steps);
     g_file_set_contents(path, text, -1, NULL);
@@ -314,6 +316,27 @@ static void test_card(void)
     set(&r->background, "none");
     expect_text(r, "text", "red cat");
     expect_text(r, "background", "none");
+}
+
+/* A background named in the prompt is the one drawn and told, in the prompt's language; one that
+ * was asked for comes first. */
+static void test_own_background(void)
+{
+    g_autofree char *folder = model_copy("own background");
+    g_autoptr(MojiRequest) r = request_new(1);
+    write_card(folder, 2);
+    set(&r->model, folder);
+    set(&r->prompt, "웃는 고양이, 흰색 배경");
+    expect_text(r, "text", "웃는 고양이, flat, 흰색 배경");
+    expect_text(r, "background", "white");
+    expect_text(r, "prompt", "웃는 고양이, 흰색 배경");
+    set(&r->prompt, "cat on a white background");
+    expect_text(r, "text", "cat, flat, white background");
+    set(&r->background, "green");
+    expect_text(r, "text", "cat, flat, green background");
+    expect_text(r, "warning", "\"on a white background\" was left out");
+    set(&r->prompt, "고양이, 초록색 배경");
+    expect_text(r, "text", "고양이, flat, 초록색 배경");
 }
 
 /* The end of a long prompt goes, the words that the template adds stay. */
@@ -545,6 +568,7 @@ int main(void)
     moji_test("draw: cancelled in every phase", test_cancel);
     moji_test("draw: previews' colours are fitted", test_sketch);
     moji_test("draw: the card's words fill the prompt", test_card);
+    moji_test("draw: a background that the prompt names", test_own_background);
     moji_test("draw: a long prompt loses its end, not its background", test_long_prompt);
     moji_test("draw: a model that changed on the disk is loaded again", test_changed_on_disk);
     moji_test("draw: the recipe has everything", test_recipe);

@@ -356,7 +356,8 @@ static const char card_text[] =
     " \"size\": 128, \"guidance\": 3, \"sampler\": \"ddim\","
     " \"prompt\": \"{prompt}, {style}, {background} background\","
     " \"styles\": [\"flat\", \"glossy\"], \"default_style\": \"flat\","
-    " \"backgrounds\": {\"green\": \"#00B140\", \"white\": \"#ffffff\"},"
+    " \"backgrounds\": {\"green\": {\"rgb\": \"#00B140\", \"ko\": [\"초록색\", \"녹색\"]},"
+    "                  \"white\": \"#ffffff\"},"
     " \"default_background\": \"white\", \"later\": [1, 2]}";
 
 static void test_card(void)
@@ -377,6 +378,7 @@ static void test_card(void)
                "styles");
     MOJI_CHECK(c->n_backgrounds == 2 && !strcmp(c->backgrounds[0].word, "green") &&
                    !memcmp(c->backgrounds[0].rgb, "\x00\xb1\x40", 3) &&
+                   g_strv_length(c->backgrounds[0].korean) == 2 && !c->backgrounds[1].korean &&
                    !strcmp(c->default_background, "white"),
                "backgrounds");
     moji_model_free(m);
@@ -425,6 +427,8 @@ static void test_bad_cards(void)
         {"backgrounds", "{\"white\": \"#fffffg\"}"},
         {"backgrounds", "{\"white\": \"#fff\"}"},
         {"backgrounds", "{\"white\": 7}"},
+        {"backgrounds", "{\"white\": {\"ko\": [\"흰색\"]}}"},
+        {"backgrounds", "{\"white\": {\"rgb\": \"#ffffff\", \"ko\": [3]}}"},
         {"default_background", "\"plaid\""},
         {"defaults", "[]"},
     };
@@ -436,35 +440,6 @@ static void test_bad_cards(void)
         gboolean inner = rows[i].value[0] == '{';
         expect_error(folder, "moji.json", inner ? "background \"white\"" : rows[i].member,
                      rows[i].value);
-    }
-}
-
-static void test_prompts(void)
-{
-    static const struct {
-        const char *template, *prompt, *style, *background, *want;
-    } rows[] = {
-        {NULL, "cat", "flat", "green", "cat"},
-        {"{prompt}, {style}, {background} background", "cat", "flat", "green",
-         "cat, flat, green background"},
-        {"{prompt}, {style}, {background} background", "cat", NULL, "green",
-         "cat, green background"},
-        {"{prompt}, {style}, {background} background", "cat", "flat", NULL, "cat, flat"},
-        {"{prompt}, {style}, {background} background", "cat", NULL, NULL, "cat"},
-        {"{prompt}, {style}, {background} background", "cat", "", "", "cat"},
-        {"{prompt}, {style}, {background} background", "a, b, c", NULL, "red",
-         "a, b, c, red background"},
-        {"{prompt}, {style}", "{style} {prompt}", "{background}", NULL,
-         "{style} {prompt}, {background}"},
-        {"{style} emoji, {prompt}", "cat", NULL, NULL, "cat"},
-        {"emoji of {prompt}", "고양이", "flat", "green", "emoji of 고양이"},
-        {"{prompt}{", "cat", NULL, NULL, "cat{"},
-    };
-    for (guint i = 0; i < G_N_ELEMENTS(rows); i++) {
-        MojiCard card = {.prompt = (char *)rows[i].template};
-        g_autofree char *got =
-            moji_card_prompt(&card, rows[i].prompt, rows[i].style, rows[i].background);
-        MOJI_CHECK(!strcmp(got, rows[i].want), "\"%s\", expected \"%s\"", got, rows[i].want);
     }
 }
 
@@ -499,7 +474,6 @@ int main(void)
     moji_test("model: card", test_card);
     moji_test("model: card with defaults apart", test_card_defaults);
     moji_test("model: bad cards", test_bad_cards);
-    moji_test("model: prompts from the card", test_prompts);
     moji_test("model: the bundled one", test_bundled);
     return moji_test_end();
 }

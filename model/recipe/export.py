@@ -19,7 +19,7 @@ import captions
 import diffusion
 import vae as autoencoder
 from art import concepts
-from common import BACKGROUNDS
+from common import BACKGROUNDS, BACKGROUNDS_KO
 
 
 def card(version, draw, steps, guidance):
@@ -28,8 +28,10 @@ def card(version, draw, steps, guidance):
         "licence": "see model/LICENSE: draws after Twemoji (CC-BY-4.0)",
         "defaults": {"steps": steps, "guidance": guidance, "sampler": "ddim", "size": 512, "background": "green"},
         "prompt": "{prompt}, {style}, {background} background",
+        "prompt_ko": "{prompt}, {style}, {background} 배경",
         "styles": captions.STYLES, "default_style": captions.DEFAULT_STYLE,
-        "backgrounds": {name: colour for name, (colour, weight) in BACKGROUNDS.items() if weight},
+        "backgrounds": {name: {"rgb": colour, "ko": BACKGROUNDS_KO[name]}
+                        for name, (colour, weight) in BACKGROUNDS.items() if weight},
         "draws": {key: [row[key] for row in concepts() if row["draw"] in draw] for key in ("en", "ko")},
     }
 

@@ -2,6 +2,7 @@
  * file; the others come from a good folder, whose topology is then recorded as a tape. */
 #include "json.h"
 #include "model.h"
+#include "wording.h"
 #include <glib/gstdio.h>
 #include <stdlib.h>
 
@@ -75,7 +76,7 @@ int LLVMFuzzerTestOneInput(const guint8 *data, size_t bytes)
     g_assert(!m == !!error);
     if (!m)
         return 0;
-    g_autofree char *prompt = moji_card_prompt(&m->card, "a, {style}", "flat", NULL);
+    g_autofree char *prompt = moji_wording_fill(m->card.prompt, "a, {style}", "flat", NULL);
     g_assert(prompt);
     record(m);
     moji_model_free(m);

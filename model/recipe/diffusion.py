@@ -1,12 +1,14 @@
-"""Stages 4 and 5: cached latents, then the UNet and the text encoder together, from scratch.
+"""Stages 4 to 6: cached latents, then the text encoder, then the UNet, from scratch.
 
     python diffusion.py --work DIR --part latents
+    python diffusion.py --work DIR --part text --minutes 3
     python diffusion.py --work DIR --part train --minutes 35
 
 Latents come from the inner autoencoder at half size (see vae.py), of every concept marked draw in concepts.tsv, in every
-caption style, on every background; standardised by channel. The trainer predicts v
-at zero terminal SNR (or else flat backgrounds drift to grey) with plain squared error, timesteps leaning towards noise,
-where the picture is decided; 10 % of captions are dropped for guidance.
+caption style, on every background; standardised by channel. The text encoder learns first and alone, as in Stable Diffusion, whose
+CLIP was trained before: to tell from a caption, in either language, what is drawn, on which colour, and how that looks from afar.
+The trainer predicts v at zero terminal SNR (or else flat backgrounds drift to grey) with plain squared error, timesteps leaning
+towards noise at first, where the picture is decided; 10 % of captions are dropped for guidance.
 """
 import argparse
 import os
@@ -112,6 +114,47 @@ def make_latents(args):
     print(f"{len(z)} latents, std by channel {[round(v, 2) for v in std.tolist()]}", flush=True)
 
 
+def train_text(args):
+    """The mean over a caption's places, which is what cross-attention reads at first, tells name, colour and rough picture."""
+    torch.manual_seed(args.seed)
+    data = torch.load(args.work / "latents.pt", weights_only=False)
+    labels = data["labels"].numpy()
+    rough = F.avg_pool2d(data["z"].float(), 4).flatten(1)
+    rough = rough / rough.std()
+    table, backgrounds = concepts(), list(BACKGROUNDS)
+    tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")
+    _, text = build(args.shape, len(tokenizer))
+    width = text.config.hidden_size
+    heads = nn.ModuleList([nn.Linear(width, n) for n in (len(table), len(backgrounds), len(captions.STYLES), rough.shape[1])])
+    params = [*text.parameters(), *heads.parameters()]
+    optimiser = torch.optim.AdamW(params, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    rng, clock, step, sums = np.random.default_rng(args.seed), Clock(args.minutes), 0, []
+    while clock.share() < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = clock.lr(1e-3, step)
+        pick = rng.integers(len(labels), size=128)
+        words = [captions.caption(table[r], captions.STYLES[s], backgrounds[b], rng) for r, s, b, _, _ in labels[pick]]
+        ids = tokenizer(words, padding="max_length", max_length=captions.LENGTH, truncation=True, return_tensors="pt").input_ids
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mean = text(ids).last_hidden_state.mean(1)
+            name, colour, style, look = (h(mean).float() for h in heads)
+        truth = torch.from_numpy(labels[pick])
+        loss = (F.cross_entropy(name, truth[:, 0]) + F.cross_entropy(colour, truth[:, 2]) + F.cross_entropy(style, truth[:, 1])
+                + F.mse_loss(look, rough[torch.from_numpy(pick)]))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimiser.step()
+        step += 1
+        sums.append([(name.argmax(1) == truth[:, 0]).float().mean().item(),
+                     (colour.argmax(1) == truth[:, 2]).float().mean().item(), F.mse_loss(look, rough[torch.from_numpy(pick)]).item()])
+        if step % 50 == 0:
+            n, c, m = np.mean(sums, 0)
+            sums = []
+            print(f"step {step} minute {clock.used() / 60:.1f} names {n:.3f} colours {c:.3f} look {m:.3f}", flush=True)
+    save(args.work / "text.pt", text=text.state_dict())
+
+
 def train(args):
     # With WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT set, several processes share a batch. On a CPU two processes of
     # one thread each, pinned to a core, make nearly twice the steps of one process with two threads.
@@ -137,14 +180,14 @@ def train(args):
     unet, text = build(args.shape, len(tokenizer))
     state = torch.load(path, weights_only=False) if path.exists() else None
     if state:
-        unet.load_state_dict(state["unet"]), text.load_state_dict(state["text"])
+        unet.load_state_dict(state["unet"])
+    text.load_state_dict(torch.load(args.work / "text.pt", weights_only=False)["text"])
     unet = fuse_norms(unet.to(device, memory_format=torch.channels_last))
     text = text.to(device)
     params = list(unet.parameters())
     print(f"unet {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M, "
           f"text {sum(p.numel() for p in text.parameters()) / 1e6:.2f} M, {len(z)} latents", flush=True)
-    # The text model stays as it was made: with its words far apart at random, it is a fixed code of the caption, and all that
-    # forty names need. Trained along, it first learns the background and presses the names, as yet no use, into one heap.
+    # Trained along, the text model first learns the background and presses the names, as yet no use, into one heap.
     text.requires_grad_(False)
     # What reads the caption learns three times as fast.
     words = [p for n, p in unet.named_parameters() if ".attn2." in n]
@@ -193,8 +236,10 @@ def train(args):
                         return_tensors="pt").input_ids.to(device)
         x0 = z[torch.from_numpy(pick).to(device)].float().contiguous(memory_format=torch.channels_last)
         u = torch.rand(args.batch, device=device)
-        # Most draws near pure noise: only there does the caption decide, and it is learned last.
-        t = torch.where(torch.rand_like(u) < 0.75, 940 + 60 * u, 1000 * u ** 0.7).long().clamp(max=999)
+        # At first most draws are near pure noise: only there does the caption decide, and it is learned last. Towards the end
+        # they are even, so that small noise is taken away cleanly too.
+        early = torch.rand_like(u) < args.near * (1 - clock.share())
+        t = torch.where(early, 940 + 60 * u, 1000 * u ** 0.8).long().clamp(max=999)
         a = alphas[t].view(-1, 1, 1, 1)
         noise = torch.randn_like(x0)
         noisy, v = a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0
@@ -234,17 +279,18 @@ def train(args):
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--work", type=Path, required=True)
-    ap.add_argument("--part", choices=["latents", "train"], required=True)
+    ap.add_argument("--part", choices=["latents", "text", "train"], required=True)
     ap.add_argument("--minutes", type=float, default=35)
     ap.add_argument("--batch", type=int, default=32)
     ap.add_argument("--lr", type=float, default=1e-3)
+    ap.add_argument("--near", type=float, default=0.8, help="share of the draws near pure noise at the start")
     ap.add_argument("--shape", default="mini")
     ap.add_argument("--draw", nargs="+", default=["first", "yes"], help="which of the concepts, by their draw column")
     ap.add_argument("--vary", action="store_true", help="mirrored and shifted copies too")
     ap.add_argument("--style-weights", type=float, nargs="+", default=[1.0] * len(captions.STYLES))
     ap.add_argument("--seed", type=int, default=1)
     args = ap.parse_args()
-    make_latents(args) if args.part == "latents" else train(args)
+    {"latents": make_latents, "text": train_text, "train": train}[args.part](args)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ typedef struct {
 gboolean moji_op_in_place(MojiOp op)
 {
     return op == MOJI_OP_SILU || op == MOJI_OP_GELU || op == MOJI_OP_QUICK_GELU ||
-           op == MOJI_OP_SCALE || op == MOJI_OP_ADD;
+           op == MOJI_OP_RELU || op == MOJI_OP_SCALE || op == MOJI_OP_ADD;
 }
 
 static MojiTensor *base_of(MojiTape *tape, guint id)

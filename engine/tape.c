@@ -24,9 +24,9 @@ const char *moji_type_name(MojiType type)
 const char *moji_op_name(MojiOp op)
 {
     static const char *const names[MOJI_OP_COUNT] = {
-        "conv2d",   "linear",     "group_norm", "layer_norm", "attention", "silu",
-        "gelu",     "quick_gelu", "geglu",      "add",        "scale",     "concat",
-        "upsample", "embed",      "sinusoid",   "cast",
+        "conv2d", "linear",     "group_norm", "layer_norm", "attention", "silu",
+        "gelu",   "quick_gelu", "relu",       "geglu",      "add",       "scale",
+        "concat", "upsample",   "embed",      "sinusoid",   "cast",
     };
     g_assert((guint)op < MOJI_OP_COUNT);
     return names[op];
@@ -403,6 +403,11 @@ MojiTensor *moji_gelu(MojiTape *tape, MojiTensor *x)
 MojiTensor *moji_quick_gelu(MojiTape *tape, MojiTensor *x)
 {
     return elementwise(tape, MOJI_OP_QUICK_GELU, x);
+}
+
+MojiTensor *moji_relu(MojiTape *tape, MojiTensor *x)
+{
+    return elementwise(tape, MOJI_OP_RELU, x);
 }
 
 MojiTensor *moji_geglu(MojiTape *tape, MojiTensor *x)

@@ -73,6 +73,7 @@ typedef enum {
     MOJI_OP_SILU,
     MOJI_OP_GELU,       /* exact, by erf */
     MOJI_OP_QUICK_GELU, /* x sigmoid(1.702 x) */
+    MOJI_OP_RELU,       /* 0 where x < 0 */
     MOJI_OP_GEGLU,      /* x [...,2C] -> [...,C]: first half * gelu(second half) */
     MOJI_OP_ADD,        /* a + b; b may have 1 where a does not (broadcast) */
     MOJI_OP_SCALE,      /* x * attr.scale.by */
@@ -158,6 +159,7 @@ MojiTensor *moji_attention(MojiTape *tape, MojiTensor *q, MojiTensor *k, MojiTen
 MojiTensor *moji_silu(MojiTape *tape, MojiTensor *x);
 MojiTensor *moji_gelu(MojiTape *tape, MojiTensor *x);
 MojiTensor *moji_quick_gelu(MojiTape *tape, MojiTensor *x);
+MojiTensor *moji_relu(MojiTape *tape, MojiTensor *x);
 MojiTensor *moji_geglu(MojiTape *tape, MojiTensor *x);
 MojiTensor *moji_add(MojiTape *tape, MojiTensor *a, MojiTensor *b);
 MojiTensor *moji_scale(MojiTape *tape, MojiTensor *x, float by);
@@ -179,8 +181,9 @@ MojiTensor *moji_tape_tensor(MojiTape *tape, int id);
  * reads the intermediate, then gives every input and activation an offset such that no two that are
  * live at once overlap. Call once, after the last recorder. */
 void moji_tape_plan(MojiTape *tape);
-/* TRUE for silu, gelu, quick_gelu, scale and add: out may be exactly in[0]'s memory, so these must
- * read an element of in[0] before they write it. (add's operands change places if only b dies.) */
+/* TRUE for silu, gelu, quick_gelu, relu, scale and add: out may be exactly in[0]'s memory, so these
+ * must read an element of in[0] before they write it. (add's operands change places if only b
+ * dies.) */
 gboolean moji_op_in_place(MojiOp op);
 gsize moji_tape_block_bytes(const MojiTape *tape);     /* the planned block, 64-byte offsets */
 gsize moji_tape_unplanned_bytes(const MojiTape *tape); /* what it would be with no reuse */

@@ -58,8 +58,12 @@ static double rounded(double x, MojiType t)
 {
     if (t == MOJI_BF16)
         return twin_bf16(x);
-    /* 11 significant bits: an f16 in its normal range, which test weights keep to */
-    return t == MOJI_F16 ? (int)(x * 1024) / 1024.0 : (float)x;
+    if (t != MOJI_F16)
+        return (float)x;
+    /* 11 significant bits, and no more after the point: an f16 in its normal range */
+    int exponent;
+    double fraction = frexp(trunc(x * 1024) / 1024, &exponent);
+    return ldexp(trunc(fraction * 2048), exponent - 11);
 }
 
 static gint64 product(int rank, const gint64 *dim)
@@ -422,6 +426,11 @@ static void test_quick_gelu(void)
     check_unary_shapes(moji_quick_gelu, twin_quick_gelu);
 }
 
+static void test_relu(void)
+{
+    check_unary_shapes(moji_relu, twin_relu);
+}
+
 static MojiTensor *scale_by_some(MojiTape *tape, MojiTensor *x)
 {
     return moji_scale(tape, x, -0.18215f);
@@ -600,7 +609,8 @@ static const float specials[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e30f,
 /* What is not a number must come out as not a number, and large values must not become one. */
 static void test_extremes(void)
 {
-    static const Recorder recorders[] = {moji_silu, moji_quick_gelu, moji_gelu, scale_by_some};
+    static const Recorder recorders[] = {moji_silu, moji_quick_gelu, moji_gelu, moji_relu,
+                                         scale_by_some};
     for (guint i = 0; i < G_N_ELEMENTS(recorders); i++) {
         Rig *r = rig_new();
         MojiTensor *y = recorders[i](r->tape, rig_input(r, 1, (gint64[]){40}, 0, 1));
@@ -772,6 +782,7 @@ static const MojiTestFn rows[MOJI_OP_COUNT] = {
     [MOJI_OP_SILU] = test_silu,
     [MOJI_OP_GELU] = test_gelu,
     [MOJI_OP_QUICK_GELU] = test_quick_gelu,
+    [MOJI_OP_RELU] = test_relu,
     [MOJI_OP_GEGLU] = test_geglu,
     [MOJI_OP_ADD] = test_add,
     [MOJI_OP_SCALE] = test_scale,

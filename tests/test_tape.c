@@ -539,7 +539,7 @@ static MojiTensor *random_op(Maker *m)
     case 1:
         return moji_quick_gelu(m->tape, x);
     case 2:
-        return moji_scale(m->tape, x, 2);
+        return g_rand_boolean(m->random) ? moji_relu(m->tape, x) : moji_scale(m->tape, x, 2);
     case 3:
         return x->dim[1] < 16 ? moji_upsample(m->tape, x) : moji_gelu(m->tape, x);
     case 4:

@@ -134,6 +134,11 @@ double twin_quick_gelu(double x)
     return x / (1 + exp(-1.702 * x));
 }
 
+double twin_relu(double x)
+{
+    return x < 0 ? 0 : x;
+}
+
 void twin_geglu(double *y, const double *x, gint64 rows, gint64 c)
 {
     for (gint64 r = 0; r < rows; r++)

@@ -23,6 +23,7 @@ void twin_attention(double *y, const double *q, const double *k, const double *v
 double twin_silu(double x);
 double twin_gelu(double x);
 double twin_quick_gelu(double x);
+double twin_relu(double x);
 void twin_geglu(double *y, const double *x, gint64 rows, gint64 c); /* x [rows,2c] */
 /* b's shape may have 1 where a's has not; rank 4, pad with leading ones. */
 void twin_add(double *y, const double *a, const double *b, const gint64 a_dim[4],

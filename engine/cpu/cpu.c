@@ -21,6 +21,7 @@ static const CpuOp *const ops[MOJI_OP_COUNT] = {
     [MOJI_OP_SILU] = &moji_cpu_unary,
     [MOJI_OP_GELU] = &moji_cpu_unary,
     [MOJI_OP_QUICK_GELU] = &moji_cpu_unary,
+    [MOJI_OP_RELU] = &moji_cpu_unary,
     [MOJI_OP_GEGLU] = &moji_cpu_geglu,
     [MOJI_OP_ADD] = &moji_cpu_add,
     [MOJI_OP_SCALE] = &moji_cpu_unary,

@@ -16,6 +16,7 @@ static gboolean run_unary(CpuPlan *plan, CpuStep *step, GError **error)
     CpuUnary f = r->op == MOJI_OP_SILU         ? k->silu
                  : r->op == MOJI_OP_GELU       ? k->gelu
                  : r->op == MOJI_OP_QUICK_GELU ? k->quick_gelu
+                 : r->op == MOJI_OP_RELU       ? k->relu
                                                : k->scale;
     float by = r->op == MOJI_OP_SCALE ? r->attr.scale.by : 0;
 #pragma omp parallel for schedule(static)

@@ -11,7 +11,7 @@ typedef void (*CpuUnary)(void *y, const void *x, gsize n, float by, gboolean bf1
 typedef struct {
     const char *name;
     /* y = f(x) over n values; `by` matters to scale alone. */
-    CpuUnary silu, gelu, quick_gelu, scale;
+    CpuUnary silu, gelu, quick_gelu, relu, scale;
     void (*add)(void *y, const void *a, const void *b, gsize n, gboolean bf16);
     void (*add_one)(void *y, const void *a, const void *b, gsize n,
                     gboolean bf16);                                /* b is one value */

@@ -1,15 +1,14 @@
-/* weights.h: named tensors from safetensors files, read in place by memory map.
+/* weights.h: named tensors from files, read in place by memory map.
  *
  *     MojiWeights *w = moji_weights_open("unet/diffusion_pytorch_model.safetensors", &error);
  *     const MojiWeight *t = moji_weights_find(w, "conv_in.weight");
  *     ... t->data, t->type, t->dim ...
  *     moji_weights_free(w);
  *
- * Format: https://huggingface.co/docs/safetensors. Every header field is checked against the file's
- * size before anything is used: data inside the file without overlap or gap, byte count equal to
- * shape times type, header at most 100 MB, no duplicate names. Tensors of other types (F64, U8,
- * F8...) or of a rank over 4 are passed over, so that a file that has them beside what is wanted
- * works. The file must not be cut while it is open: a map of what is gone ends the process. */
+ * What a file is shows in its first bytes: safetensors (safetensors.h), or an index of several such
+ * files (*.index.json), which then are one set. Nothing is taken on trust: whatever a header says
+ * is checked against the file's size before it is used. The file must not be cut while it is open:
+ * a map of what is gone ends the process. */
 #pragma once
 #include "tape.h"
 
@@ -39,8 +38,6 @@ MojiWeight *moji_weights_find(MojiWeights *w, const char *name);
 /* Why it was not found, for an error: "not in the file" or "stored as F64, which ...". Owned by w.
  */
 const char *moji_weights_absence(MojiWeights *w, const char *name);
-/* Lets `name` find the tensor stored as `stored`, for old spellings of module names. */
-void moji_weights_alias(MojiWeights *w, const char *name, const char *stored);
 GPtrArray *moji_weights_list(MojiWeights *w);      /* of MojiWeight*, in file order; owned by w */
 GHashTable *moji_weights_metadata(MojiWeights *w); /* char* -> char*, owned by w */
 
@@ -55,6 +52,25 @@ void moji_weights_override(MojiWeights *w, const char *name, MojiType type, void
 MojiWeight *moji_weights_pristine(MojiWeights *w, const char *name);
 /* Back to the file's values, all of them; tapes prepared with others must be gone. */
 void moji_weights_restore(MojiWeights *w);
+
+/* ---- sets made of others ---- */
+
+/* An empty set. */
+MojiWeights *moji_weights_new(const char *path);
+/* Adds a tensor like t: name is copied, data is not, prepared is left out. NULL, and nothing added,
+ * if the name is taken. */
+MojiWeight *moji_weights_add(MojiWeights *w, const MojiWeight *t);
+/* Notes a tensor that the file has and we cannot use, and why: see moji_weights_absence. */
+void moji_weights_pass_over(MojiWeights *w, const char *name, const char *why, ...)
+    G_GNUC_PRINTF(3, 4);
+/* Releases `owner`, of what data points into, when w is freed. */
+void moji_weights_keep(MojiWeights *w, gpointer owner, GDestroyNotify release);
+
+/* The name in the view of what is stored under this one; NULL leaves it out. Caller frees. */
+typedef char *(*MojiWeightsNameFn)(const char *stored, gpointer user_data);
+/* The same tensors under other names, with a reference to `of`, which may be freed. Where two get
+ * one name, that which is stored under it wins, then the first. */
+MojiWeights *moji_weights_view(MojiWeights *of, MojiWeightsNameFn name, gpointer user_data);
 
 /* What a backend keeps with a weight, under a key of its own ("cpu bf16 ..."); value is released
  * by `release` with the weights. Returns what is kept under that key, or NULL. */

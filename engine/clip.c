@@ -2,15 +2,11 @@
  * one more at the end. */
 #include "clip.h"
 #include "config.h"
-#include "weights.h"
 #include <math.h>
 
-gboolean moji_clip_config_read(const char *path, MojiClipConfig *config, GError **error)
+gboolean moji_clip_config_parse(JsonObject *o, const char *path, MojiClipConfig *config,
+                                GError **error)
 {
-    JsonObject *o;
-    g_autoptr(JsonParser) parser = moji_json_open(path, &o, error);
-    if (!parser)
-        return FALSE;
     MojiClipConfig c = {49408, 512, 2048, 12, 8, 77, 1e-5f, TRUE}; /* CLIPTextConfig's */
     double eps = c.eps;
     g_autofree char *act = g_strdup("quick_gelu");
@@ -33,6 +29,13 @@ gboolean moji_clip_config_read(const char *path, MojiClipConfig *config, GError 
     c.quick_gelu = g_str_equal(act, "quick_gelu");
     *config = c;
     return TRUE;
+}
+
+gboolean moji_clip_config_read(const char *path, MojiClipConfig *config, GError **error)
+{
+    JsonObject *o;
+    g_autoptr(JsonParser) parser = moji_json_open(path, &o, error);
+    return parser && moji_clip_config_parse(o, path, config, error);
 }
 
 /* x [B,n,C] -> [B,n,C] */
@@ -82,16 +85,4 @@ MojiTensor *moji_clip(MojiTape *tape, const MojiClipConfig *c, MojiTensor *ids,
     x = moji_layer_norm(tape, "final_layer_norm", x, c->eps);
     moji_scope_end(tape);
     return moji_cast(tape, x, MOJI_F32);
-}
-
-void moji_clip_alias(MojiWeights *weights)
-{
-    GPtrArray *list = moji_weights_list(weights);
-    for (guint i = 0; i < list->len; i++) {
-        const char *stored = ((MojiWeight *)list->pdata[i])->name;
-        if (g_str_has_prefix(stored, "text_model."))
-            continue;
-        g_autofree char *name = g_strconcat("text_model.", stored, NULL);
-        moji_weights_alias(weights, name, stored);
-    }
 }

@@ -1,6 +1,7 @@
 /* clip.h: ids -> embeddings. CLIP's text transformer (Radford et al. 2021) as in transformers'
  * CLIPTextModel; topology from text_encoder/config.json. */
 #pragma once
+#include <json-glib/json-glib.h>
 #include "tape.h"
 
 typedef struct {
@@ -10,9 +11,10 @@ typedef struct {
 } MojiClipConfig;
 
 gboolean moji_clip_config_read(const char *path, MojiClipConfig *config, GError **error);
+/* The same from the file's root object; path is for errors. */
+gboolean moji_clip_config_parse(JsonObject *o, const char *path, MojiClipConfig *config,
+                                GError **error);
 
 /* ids i32 [B,n], positions i32 [B,n] (0..n-1) -> f32 [B,n,C], final layer norm applied. */
 MojiTensor *moji_clip(MojiTape *tape, const MojiClipConfig *c, MojiTensor *ids,
                       MojiTensor *positions);
-/* Files written by transformers 5 leave out the names' prefix "text_model.": lets both be found. */
-void moji_clip_alias(MojiWeights *weights);

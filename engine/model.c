@@ -4,13 +4,10 @@
  * files of other frameworks) and is taken by what it has, not by the class its model_index.json
  * names; parts that do not fit each other are refused here, so that no stage need ask again. */
 #include "model.h"
+#include "folder.h"
 #include "json.h"
 #include <stdlib.h>
 #include <string.h>
-
-static const char *const weight_names[] = {"diffusion_pytorch_model.safetensors",
-                                           "diffusion_pytorch_model.fp16.safetensors",
-                                           "model.safetensors", "model.fp16.safetensors", NULL};
 
 static void free_card(MojiCard *card)
 {
@@ -307,39 +304,10 @@ MojiModel *moji_model_configs(const char *folder, GError **error)
     return m;
 }
 
-/* What a folder without weights we can read has in their place. Caller frees. */
-static char *other_weights(const char *folder)
+static MojiWeights *open_part(const MojiModel *m, MojiPart part, GError **error)
 {
-    static const char *const kinds[] = {".bin",         ".ckpt",    ".pt",        ".pth",
-                                        ".safetensors", ".msgpack", ".index.json"};
-    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
-    g_autofree char *best = NULL;
-    const char *name;
-    while (dir && (name = g_dir_read_name(dir)))
-        for (guint i = 0; i < G_N_ELEMENTS(kinds); i++)
-            if (g_str_has_suffix(name, kinds[i]) && (!best || strcmp(name, best) < 0)) {
-                g_free(best);
-                best = g_strdup(name);
-            }
-    return best ? g_filename_display_name(best) : NULL;
-}
-
-static MojiWeights *open_weights(const char *model, const char *part, GError **error)
-{
-    g_autofree char *folder = g_build_filename(model, part, NULL);
-    for (int i = 0; weight_names[i]; i++) {
-        g_autofree char *path = g_build_filename(folder, weight_names[i], NULL);
-        if (g_file_test(path, G_FILE_TEST_EXISTS))
-            return moji_weights_open(path, error);
-    }
-    g_autofree char *other = other_weights(folder);
-    if (other)
-        moji_error_file(error, folder, "has %s, expected %s or %s", other, weight_names[0],
-                        weight_names[2]);
-    else
-        moji_error_file(error, folder, "has no weights, expected %s or %s", weight_names[0],
-                        weight_names[2]);
-    return NULL;
+    g_autofree char *folder = g_build_filename(m->folder, moji_part_folder(part), NULL);
+    return moji_folder_weights(folder, part, error);
 }
 
 /* Ids per prompt: the tokenizer's own limit, where it has one that the text model can take. */
@@ -374,12 +342,10 @@ MojiModel *moji_model_open(const char *folder, GError **error)
                         moji_tokenizer_vocabulary(m->tokenizer), m->clip.vocab_size);
         goto fail;
     }
-    if (!(m->clip_weights = open_weights(folder, "text_encoder", error)) ||
-        !(m->unet_weights = open_weights(folder, "unet", error)) ||
-        !(m->vae_weights = open_weights(folder, "vae", error)))
+    if (!(m->clip_weights = open_part(m, MOJI_PART_TEXT, error)) ||
+        !(m->unet_weights = open_part(m, MOJI_PART_UNET, error)) ||
+        !(m->vae_weights = open_part(m, MOJI_PART_VAE, error)))
         goto fail;
-    moji_clip_alias(m->clip_weights);
-    moji_vae_alias(m->vae_weights);
     return m;
 fail:
     moji_model_free(m);

@@ -4,8 +4,8 @@
  *     ... m->unet, m->unet_weights, m->card.steps ...
  *     moji_model_free(m);
  *
- * model_index.json, tokenizer/, text_encoder/, unet/, vae/, scheduler/; weights as
- * diffusion_pytorch_model.safetensors or model.safetensors, also with ".fp16" before the suffix.
+ * model_index.json, tokenizer/, text_encoder/, unet/, vae/, scheduler/; weights under any of the
+ * names in folder.h, with the tensors' canonical names (names.h).
  * Topology comes from the config files, so moji_model_configs works without any weights.
  * moji.json, if there, is the card: defaults and vocabulary for people. Without it the defaults are
  * Stable Diffusion's: 50 steps of the model's own sampler, guidance 7.5, 512 px. All its members

@@ -20,14 +20,6 @@ static const struct {
     [MOJI_PART_VAE] = {"vae", "vae", "first_stage_model."},
 };
 
-/* The first of several rows for one canonical name is the one that is written. */
-static const Row text_rows[] = {
-    {"text_model", "text_model"},
-    {"embeddings", "text_model.embeddings"}, /* some merges leave the prefix out */
-    {"encoder", "text_model.encoder"},
-    {"final_layer_norm", "text_model.final_layer_norm"},
-};
-
 static const Row unet_rows[] = {
     {"time_embed.0", "time_embedding.linear_1"},
     {"time_embed.2", "time_embedding.linear_2"},
@@ -88,7 +80,7 @@ const char *moji_part_prefix(MojiPart part)
 
 char *moji_name_canonical(MojiPart part, const char *stored)
 {
-    /* transformers 5 leaves the prefix out */
+    /* transformers 5 leaves the prefix out, as some merges of checkpoints do */
     if (part == MOJI_PART_TEXT)
         return g_str_has_prefix(stored, "text_model.") ? g_strdup(stored)
                                                        : g_strconcat("text_model.", stored, NULL);
@@ -114,8 +106,7 @@ struct MojiNames {
 
 static void add(MojiNames *n, MojiPart part, char *ldm, char *canonical)
 {
-    if (!g_hash_table_contains(n->to_ldm[part], canonical))
-        g_hash_table_insert(n->to_ldm[part], g_strdup(canonical), g_strdup(ldm));
+    g_hash_table_insert(n->to_ldm[part], g_strdup(canonical), g_strdup(ldm));
     g_hash_table_insert(n->from_ldm[part], ldm, canonical);
 }
 
@@ -205,7 +196,6 @@ MojiNames *moji_names_new(const MojiUnetConfig *unet, const MojiVaeConfig *vae)
         n->from_ldm[part] = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
         n->to_ldm[part] = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     }
-    ADD_ROWS(n, MOJI_PART_TEXT, text_rows, g_strdup(""), g_strdup(""));
     add_unet(n, unet);
     add_vae(n, vae);
     return n;
@@ -237,10 +227,12 @@ static char *translate(GHashTable *table, const char *name)
 
 char *moji_name_from_ldm(const MojiNames *n, MojiPart part, const char *ldm)
 {
-    return translate(n->from_ldm[part], ldm);
+    /* The text encoder is transformers' on both sides. */
+    return part == MOJI_PART_TEXT ? moji_name_canonical(part, ldm)
+                                  : translate(n->from_ldm[part], ldm);
 }
 
 char *moji_name_to_ldm(const MojiNames *n, MojiPart part, const char *canonical)
 {
-    return translate(n->to_ldm[part], canonical);
+    return part == MOJI_PART_TEXT ? g_strdup(canonical) : translate(n->to_ldm[part], canonical);
 }

@@ -102,11 +102,10 @@ static gboolean check_channels(const char *path, const MojiUnetConfig *c, GError
     return TRUE;
 }
 
-gboolean moji_unet_config_read(const char *path, MojiUnetConfig *config, GError **error)
+gboolean moji_unet_config_parse(JsonObject *o, const char *path, MojiUnetConfig *config,
+                                GError **error)
 {
-    JsonObject *o;
-    g_autoptr(JsonParser) parser = moji_json_open(path, &o, error);
-    if (!parser || !moji_config_check(o, path, fields, error))
+    if (!moji_config_check(o, path, fields, error))
         return FALSE;
     MojiUnetConfig c = {.in_channels = 4, .out_channels = 4, .flip_sin_to_cos = TRUE};
     double eps = 1e-5, shift = 0;
@@ -135,6 +134,13 @@ gboolean moji_unet_config_read(const char *path, MojiUnetConfig *config, GError 
     c.sample_size = size[0];
     *config = c;
     return TRUE;
+}
+
+gboolean moji_unet_config_read(const char *path, MojiUnetConfig *config, GError **error)
+{
+    JsonObject *o;
+    g_autoptr(JsonParser) parser = moji_json_open(path, &o, error);
+    return parser && moji_unet_config_parse(o, path, config, error);
 }
 
 /* ---- the network ---- */

@@ -1,6 +1,7 @@
 /* unet.h: latents, timestep, embeddings -> prediction. The denoising U-Net of Rombach et al. 2022
  * (latent diffusion) as in diffusers' UNet2DConditionModel; topology from unet/config.json. */
 #pragma once
+#include <json-glib/json-glib.h>
 #include "tape.h"
 
 #define MOJI_UNET_MAX_LEVELS 8
@@ -27,6 +28,9 @@ typedef struct {
 /* Fields this engine does not know and that are set to something else than their default are
  * MOJI_ERROR_FILE, by name: a picture from half a model would be a lie. */
 gboolean moji_unet_config_read(const char *path, MojiUnetConfig *config, GError **error);
+/* The same from the file's root object; path is for errors. */
+gboolean moji_unet_config_parse(JsonObject *o, const char *path, MojiUnetConfig *config,
+                                GError **error);
 
 /* h and w are multiples of 2^(levels-1), as every level halves them and the way up doubles them.
  * sample f32 [B,h,w,in], timestep f32 [B], context f32 [B,m,cross] -> f32 [B,h,w,out] */

@@ -2,7 +2,6 @@
  * as wide as all channels. */
 #include "vae.h"
 #include "config.h"
-#include "weights.h"
 #include <math.h>
 #include <string.h>
 
@@ -48,11 +47,10 @@ static gboolean read_levels(JsonObject *o, const char *path, MojiVaeConfig *c, G
     return TRUE;
 }
 
-gboolean moji_vae_config_read(const char *path, MojiVaeConfig *config, GError **error)
+gboolean moji_vae_config_parse(JsonObject *o, const char *path, MojiVaeConfig *config,
+                               GError **error)
 {
-    JsonObject *o;
-    g_autoptr(JsonParser) parser = moji_json_open(path, &o, error);
-    if (!parser || !moji_config_check(o, path, fields, error))
+    if (!moji_config_check(o, path, fields, error))
         return FALSE;
     MojiVaeConfig c = {.in_channels = 3, .out_channels = 3, .latent_channels = 4, .layers = 1};
     c.norm_groups = 32;
@@ -77,6 +75,13 @@ gboolean moji_vae_config_read(const char *path, MojiVaeConfig *config, GError **
     c.shift_factor = (float)shift;
     *config = c;
     return TRUE;
+}
+
+gboolean moji_vae_config_read(const char *path, MojiVaeConfig *config, GError **error)
+{
+    JsonObject *o;
+    g_autoptr(JsonParser) parser = moji_json_open(path, &o, error);
+    return parser && moji_vae_config_parse(o, path, config, error);
 }
 
 int moji_vae_factor(const MojiVaeConfig *c)
@@ -164,26 +169,4 @@ MojiTensor *moji_vae_decoder(MojiTape *tape, const MojiVaeConfig *c, MojiTensor 
     x = moji_conv2d(tape, "conv_out", x, three);
     moji_scope_end(tape);
     return moji_cast(tape, x, MOJI_F32);
-}
-
-void moji_vae_alias(MojiWeights *weights)
-{
-    static const char *const spelling[][2] = {
-        {".query.", ".to_q."},
-        {".key.", ".to_k."},
-        {".value.", ".to_v."},
-        {".proj_attn.", ".to_out.0."},
-    };
-    GPtrArray *list = moji_weights_list(weights);
-    for (guint i = 0; i < list->len; i++) {
-        const char *stored = ((MojiWeight *)list->pdata[i])->name;
-        for (guint k = 0; k < G_N_ELEMENTS(spelling); k++) {
-            const char *at = strstr(stored, spelling[k][0]);
-            if (!at)
-                continue;
-            g_autofree char *name = g_strdup_printf("%.*s%s%s", (int)(at - stored), stored,
-                                                    spelling[k][1], at + strlen(spelling[k][0]));
-            moji_weights_alias(weights, name, stored);
-        }
-    }
 }

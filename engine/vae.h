@@ -1,6 +1,7 @@
 /* vae.h: latents -> pixels. The decoder of diffusers' AutoencoderKL (Kingma and Welling 2014;
  * Rombach et al. 2022); topology from vae/config.json. */
 #pragma once
+#include <json-glib/json-glib.h>
 #include "tape.h"
 
 #define MOJI_VAE_MAX_LEVELS 8
@@ -17,10 +18,11 @@ typedef struct {
 } MojiVaeConfig;
 
 gboolean moji_vae_config_read(const char *path, MojiVaeConfig *config, GError **error);
+/* The same from the file's root object; path is for errors. */
+gboolean moji_vae_config_parse(JsonObject *o, const char *path, MojiVaeConfig *config,
+                               GError **error);
 int moji_vae_factor(const MojiVaeConfig *c); /* pixels per latent: 2^(levels-1) */
 
 /* latents f32 [B,h,w,latent], already divided by scaling_factor (and shifted)
  * -> f32 [B,f*h,f*w,out], about -1..1 */
 MojiTensor *moji_vae_decoder(MojiTape *tape, const MojiVaeConfig *c, MojiTensor *latents);
-/* Old files call the attention's layers query, key, value and proj_attn: lets both be found. */
-void moji_vae_alias(MojiWeights *weights);

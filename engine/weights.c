@@ -281,33 +281,6 @@ void moji_weights_restore(MojiWeights *w)
     g_hash_table_remove_all(w->override);
 }
 
-MojiWeight *moji_weights_find(MojiWeights *w, const char *name)
-{
-    MojiWeight *t = moji_weights_pristine(w, name);
-    MojiWeight *other = t ? g_hash_table_lookup(w->override, t) : NULL;
-    return other ? other : t;
-}
-
-void moji_weights_override(MojiWeights *w, const char *name, MojiType type, void *data)
-{
-    MojiWeight *t = moji_weights_pristine(w, name);
-    g_assert(t);
-    MojiWeight *other = g_memdup2(t, sizeof *t);
-    other->name = g_strdup(t->name);
-    other->type = type;
-    other->data = data;
-    other->bytes = t->bytes / moji_type_bytes(t->type) * moji_type_bytes(type);
-    other->mapped = FALSE;
-    other->prepared = NULL;
-    g_clear_pointer(&t->prepared, g_hash_table_unref);
-    g_hash_table_replace(w->override, t, other);
-}
-
-void moji_weights_restore(MojiWeights *w)
-{
-    g_hash_table_remove_all(w->override);
-}
-
 const char *moji_weights_absence(MojiWeights *w, const char *name)
 {
     const char *why = g_hash_table_lookup(w->unusable, name);

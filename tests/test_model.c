@@ -209,27 +209,102 @@ static void test_missing_files(void)
 static void test_other_weights(void)
 {
     g_autofree char *folder = folder_new();
-    put(folder, "unet/diffusion_pytorch_model.safetensors", NULL);
-    put(folder, "unet/diffusion_pytorch_model.bin", "x");
-    expect_error(folder, "unet", "has diffusion_pytorch_model.bin, expected", "a pickle");
-    put(folder, "unet/diffusion_pytorch_model.bin", NULL);
-    put(folder, "unet/diffusion_pytorch_model.safetensors.index.json", "{}");
-    expect_error(folder, "unet", "index.json, expected", "shards");
+    put(folder, UNET, NULL);
+    put(folder, "unet/model.onnx", "x");
+    expect_error(folder, "unet", "has model.onnx, expected diffusion_pytorch_model", "ONNX");
+    put(folder, "unet/diffusion_pytorch_model.msgpack", "x");
+    expect_error(folder, "unet", "has diffusion_pytorch_model.msgpack, expected", "Flax");
 }
 
-static void test_fp16_name(void)
+/* Whichever names are there, the first of them is read. */
+static void test_weight_names(void)
 {
+    static const char *const names[] = {
+        "diffusion_pytorch_model.safetensors",      "model.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors", "model.fp16.safetensors",
+        "diffusion_pytorch_model.bf16.safetensors", "diffusion_pytorch_model.non_ema.safetensors"};
     g_autofree char *folder = folder_new();
     g_autofree char *from = g_build_filename(folder, UNET, NULL);
-    g_autofree char *to =
-        g_build_filename(folder, "unet/diffusion_pytorch_model.fp16.safetensors", NULL);
+    g_autofree char *good = moji_test_path("tiny-sd/" UNET);
+    g_remove(from);
+    for (int i = G_N_ELEMENTS(names) - 1; i >= 0; i--) {
+        g_autofree char *to = g_build_filename(folder, "unet", names[i], NULL);
+        g_autoptr(GError) error = NULL;
+        g_assert_true(symlink(good, to) == 0);
+        MojiModel *m = moji_model_open(folder, &error);
+        if (!MOJI_CHECK(m, "%s: %s", names[i], error->message))
+            return;
+        MOJI_CHECK(!strcmp(moji_weights_path(m->unet_weights), to), "not %s", names[i]);
+        moji_model_free(m);
+    }
+}
+
+/* Some of w's tensors (those whose place in it leaves the rest r when divided by n) as a
+ * safetensors file. */
+static void put_shard(const char *folder, const char *file, MojiWeights *w, guint n, guint r)
+{
+    GPtrArray *list = moji_weights_list(w);
+    g_autoptr(GString) header = g_string_new("{");
+    g_autoptr(GByteArray) data = g_byte_array_new();
+    for (guint i = r; i < list->len; i += n) {
+        const MojiWeight *t = list->pdata[i];
+        g_string_append_printf(header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", i == r ? "" : ",",
+                               t->name);
+        for (int k = 0; k < t->rank; k++)
+            g_string_append_printf(header, "%s%d", k ? "," : "", (int)t->dim[k]);
+        g_string_append_printf(header, "],\"data_offsets\":[%u,%zu]}", data->len,
+                               data->len + t->bytes);
+        g_byte_array_append(data, t->data, t->bytes);
+    }
+    g_string_append_c(header, '}');
+    guint64 length = GUINT64_TO_LE(header->len);
+    g_string_prepend_len(header, (const char *)&length, sizeof length);
+    g_string_append_len(header, (const char *)data->data, data->len);
+    g_autofree char *path = g_build_filename(folder, file, NULL);
+    g_assert_true(g_file_set_contents(path, header->str, header->len, NULL));
+}
+
+static void test_shards(void)
+{
+    static const char index[] = "unet/diffusion_pytorch_model.safetensors.index.json";
+    static const char second[] = "unet/diffusion_pytorch_model-00002-of-00002.safetensors";
+    g_autofree char *folder = folder_new();
+    g_autofree char *from = g_build_filename(folder, UNET, NULL);
     g_autoptr(GError) error = NULL;
-    g_assert_true(g_rename(from, to) == 0);
+    MojiWeights *w = moji_weights_open(from, &error);
+    g_autoptr(GString) map = g_string_new("{\"metadata\":{\"total_size\":1},\"weight_map\":{");
+    for (guint i = 0; i < moji_weights_list(w)->len; i++)
+        g_string_append_printf(
+            map, "%s\"%s\":\"diffusion_pytorch_model-0000%u-of-00002.safetensors\"", i ? "," : "",
+            ((MojiWeight *)moji_weights_list(w)->pdata[i])->name, i % 2 + 1);
+    put(folder, UNET, NULL);
+    put_shard(folder, "unet/diffusion_pytorch_model-00001-of-00002.safetensors", w, 2, 0);
+    put_shard(folder, second, w, 2, 1);
+    g_autofree char *text = g_strdup_printf("%s}}", map->str);
+    put(folder, index, text);
     MojiModel *m = moji_model_open(folder, &error);
     if (!MOJI_CHECK(m, "%s", error->message))
         return;
-    MOJI_CHECK(!strcmp(moji_weights_path(m->unet_weights), to), "another file");
+    MOJI_CHECK(moji_weights_list(m->unet_weights)->len == moji_weights_list(w)->len, "how many");
+    for (guint i = 0; i < moji_weights_list(w)->len; i++) {
+        const MojiWeight *a = moji_weights_list(w)->pdata[i];
+        const MojiWeight *b = moji_weights_find(m->unet_weights, a->name);
+        MOJI_CHECK(b && a->bytes == b->bytes && !memcmp(a->data, b->data, a->bytes), "%s", a->name);
+    }
     moji_model_free(m);
+    moji_weights_free(w);
+
+    g_autofree char *more = g_strdup_printf("%s,\"lost\":\"%s\"}}", map->str, second + 5);
+    put(folder, index, more);
+    expect_error(folder, second, "has no tensor \"lost\"", "a tensor that no shard has");
+    put(folder, second, NULL);
+    expect_error(folder, second, "cannot be read", "a shard that is not there");
+    put(folder, index, "{\"weight_map\":{\"conv_in.weight\":\"../vae/x.safetensors\"}}");
+    expect_error(folder, index, "names of files beside it", "a shard somewhere else");
+    put(folder, index, "{\"weight_map\":{\"conv_in.weight\":1}}");
+    expect_error(folder, index, "conv_in.weight", "a shard that is no name");
+    put(folder, index, "{}");
+    expect_error(folder, index, "weight_map", "an index of nothing");
 }
 
 /* Files that are not JSON, or not of the type that a member has. */
@@ -467,7 +542,8 @@ int main(void)
     moji_test("model: ids per prompt", test_lengths);
     moji_test("model: missing and empty files", test_missing_files);
     moji_test("model: weights in other formats", test_other_weights);
-    moji_test("model: weights named fp16", test_fp16_name);
+    moji_test("model: names of weights", test_weight_names);
+    moji_test("model: weights in several files", test_shards);
     moji_test("model: bad configs", test_bad_configs);
     moji_test("model: parts that do not fit", test_misfits);
     moji_test("model: missing and misshapen tensors", test_wrong_tensors);

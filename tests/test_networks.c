@@ -325,70 +325,6 @@ static void test_refuse_others(void)
     refuse("clip_sd14", "{", "", "JSON");
 }
 
-/* ---- other spellings in weights files ---- */
-
-/* A safetensors file in memory with empty-headed tensors of one f32 each. Caller frees. */
-static MojiWeights *weights_named(const char *const *names)
-{
-    g_autoptr(GString) header = g_string_new("{");
-    int n = 0;
-    for (; names[n]; n++)
-        g_string_append_printf(
-            header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[%d,%d]}",
-            n ? "," : "", names[n], 4 * n, 4 * n + 4);
-    g_string_append_c(header, '}');
-    while (header->len % 8)
-        g_string_append_c(header, ' ');
-    guint64 length = GUINT64_TO_LE(header->len);
-    GByteArray *file = g_byte_array_new();
-    g_byte_array_append(file, (guint8 *)&length, sizeof length);
-    g_byte_array_append(file, (guint8 *)header->str, header->len);
-    for (float zero = 0; n > 0; n--)
-        g_byte_array_append(file, (guint8 *)&zero, sizeof zero);
-    g_autoptr(GBytes) bytes = g_byte_array_free_to_bytes(file);
-    g_autoptr(GError) error = NULL;
-    MojiWeights *w = moji_weights_parse(bytes, "made.safetensors", &error);
-    MOJI_CHECK(w, "%s", error ? error->message : "no weights and no error");
-    return w;
-}
-
-static void test_vae_alias(void)
-{
-    const char *const names[] = {"decoder.mid_block.attentions.0.query.weight",
-                                 "decoder.mid_block.attentions.0.key.bias",
-                                 "decoder.mid_block.attentions.0.value.weight",
-                                 "decoder.mid_block.attentions.0.proj_attn.bias", NULL};
-    const char *const wanted[] = {"decoder.mid_block.attentions.0.to_q.weight",
-                                  "decoder.mid_block.attentions.0.to_k.bias",
-                                  "decoder.mid_block.attentions.0.to_v.weight",
-                                  "decoder.mid_block.attentions.0.to_out.0.bias"};
-    MojiWeights *w = weights_named(names);
-    if (!w)
-        return;
-    MOJI_CHECK(!moji_weights_find(w, wanted[0]), "found before the alias was made");
-    moji_vae_alias(w);
-    for (guint i = 0; i < G_N_ELEMENTS(wanted); i++) {
-        MojiWeight *t = moji_weights_find(w, wanted[i]);
-        MOJI_CHECK(t && g_str_equal(t->name, names[i]), "%s does not find %s", wanted[i], names[i]);
-    }
-    moji_weights_free(w);
-}
-
-static void test_clip_alias(void)
-{
-    const char *const names[] = {"embeddings.token_embedding.weight",
-                                 "text_model.final_layer_norm.bias", NULL};
-    MojiWeights *w = weights_named(names);
-    if (!w)
-        return;
-    moji_clip_alias(w);
-    MOJI_CHECK(moji_weights_find(w, "text_model.embeddings.token_embedding.weight"),
-               "a name without the prefix is not found");
-    MOJI_CHECK(moji_weights_find(w, "text_model.final_layer_norm.bias"),
-               "a name with the prefix is not found");
-    moji_weights_free(w);
-}
-
 int main(void)
 {
     moji_test("networks: SD 1.4's parameters by name and shape", test_parameters_sd14);
@@ -400,7 +336,5 @@ int main(void)
     moji_test("networks: heads and scale", test_attention);
     moji_test("networks: U-Net configs that are refused", test_refuse_unet);
     moji_test("networks: VAE and CLIP configs that are refused", test_refuse_others);
-    moji_test("networks: old names of the VAE's attention", test_vae_alias);
-    moji_test("networks: CLIP files without the prefix", test_clip_alias);
     return moji_test_end();
 }

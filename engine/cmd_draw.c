@@ -253,7 +253,8 @@ int moji_cmd_draw(int argc, char **argv)
         {"guidance", 0, 0, G_OPTION_ARG_DOUBLE, &o.guidance,
          "How closely to follow the prompt, up to 100; 1: off, twice as fast (the model's)", "X"},
         {"sampler", 0, 0, G_OPTION_ARG_FILENAME, &o.sampler,
-         "pndm, ddim, euler, euler-a, dpm++2m, dpm++2m-karras or lcm (the model's)", "NAME"},
+         "pndm, ddim, euler, euler-a, heun, dpm++2m, dpm++2m-karras, dpm++2m-sde, dpm++sde, "
+         "unipc, lcm or tcd (the model's)", "NAME"},
         {"size", 0, 0, G_OPTION_ARG_INT, &o.size, "Pixels on a side (the model's)", "N"},
         {"count", 0, 0, G_OPTION_ARG_INT, &o.count,
          "So many pictures, seeds N, N+1, ...; FILE-1.png, FILE-2.png, ... (1)", "N"},

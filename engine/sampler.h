@@ -8,10 +8,26 @@
  *         moji_sampler_step(s, i, output, x, count, &random); // x <- next x
  *     }
  *
- * Names: "pndm", "ddim", "euler", "euler-a", "dpm++2m", "dpm++2m-karras", "lcm". Numerics follow
- * diffusers' PNDMScheduler (skip_prk_steps), DDIMScheduler, EulerDiscreteScheduler,
- * EulerAncestralDiscreteScheduler, DPMSolverMultistepScheduler (dpmsolver++, midpoint) and
- * LCMScheduler as made by Scheduler.from_config(pipe.scheduler.config), all in fp32. */
+ * Names, and the classes of diffusers whose numerics each follows, in fp32, as made by
+ * Scheduler.from_config(pipe.scheduler.config):
+ *
+ *     pndm            PNDMScheduler (skip_prk_steps)
+ *     ddim            DDIMScheduler, eta 0
+ *     euler, euler-a  EulerDiscreteScheduler, EulerAncestralDiscreteScheduler
+ *     heun            HeunDiscreteScheduler; two calls a step, one for the last
+ *     dpm++2m         DPMSolverMultistepScheduler (dpmsolver++, midpoint); dpm++2m-karras is the
+ *                     same with Karras sigmas
+ *     dpm++2m-sde     DPMSolverMultistepScheduler (sde-dpmsolver++, midpoint): plain noise from the
+ *                     generator, so a seed gives diffusers' picture
+ *     dpm++sde        DPMSolverSDEScheduler; two calls a step, one for the last. Its noise is a
+ *                     Brownian path drawn from the generator in order: the same law as
+ *                     torchsde's tree, other numbers, so a seed does not give diffusers' picture
+ *     unipc           UniPCMultistepScheduler (order 2, bh2, predict_x0)
+ *     lcm             LCMScheduler
+ *     tcd             TCDScheduler, eta (the paper's gamma) 0.3, the scheduler's own default; a
+ *                     diffusers pipeline passes 0 unless told
+ *
+ * heun and dpm++sde heed rescale_betas_zero_snr, which diffusers' classes of them do not know. */
 #pragma once
 #include "error.h"
 #include "random.h"
@@ -24,21 +40,32 @@ typedef enum {
     MOJI_SPACING_UNSET,
     MOJI_SPACING_LEADING,
     MOJI_SPACING_LINSPACE,
-    MOJI_SPACING_TRAILING,
+    MOJI_SPACING_TRAILING, /* also known as sgm_uniform */
 } MojiSpacing;
+
+/* Where between the highest and the lowest sigma the steps are; only for samplers that go by sigma:
+ * euler, heun, dpm++2m, dpm++2m-sde, dpm++sde, unipc. */
+typedef enum {
+    MOJI_SIGMAS_UNSET,
+    MOJI_SIGMAS_PLAIN, /* at the timesteps of the spacing */
+    MOJI_SIGMAS_KARRAS,
+    MOJI_SIGMAS_EXPONENTIAL,
+} MojiSigmas;
 
 typedef struct {
     int train_steps; /* num_train_timesteps, 1000 */
     double beta_start, beta_end;
-    gboolean scaled_linear;    /* beta_schedule: "scaled_linear" or "linear"; MOJI_ABSENT */
-    gboolean v_prediction;     /* prediction_type: "epsilon" or "v_prediction" */
-    gboolean zero_snr;         /* rescale_betas_zero_snr */
-    gboolean karras;           /* use_karras_sigmas, of the model's own sampler only */
+    gboolean scaled_linear;  /* beta_schedule: "scaled_linear" or "linear"; MOJI_ABSENT */
+    gboolean v_prediction;   /* prediction_type: "epsilon" or "v_prediction" */
+    gboolean zero_snr;       /* rescale_betas_zero_snr */
+    MojiSigmas own_sigmas;   /* use_karras_sigmas, use_exponential_sigmas: of its own class only */
+    gboolean own_stochastic; /* algorithm_type "sde-dpmsolver++", likewise */
     gboolean set_alpha_to_one; /* MOJI_ABSENT */
     gboolean clip_sample;      /* MOJI_ABSENT */
     double clip_sample_range;
     int steps_offset;
     MojiSpacing spacing;
+    MojiSigmas sigmas;    /* not of the file: a caller's own choice, as spacing may be too */
     char class_name[64];  /* _class_name: the model's own sampler */
     char unsupported[64]; /* a member that asks its own class for what we lack, or "" */
 } MojiSamplerConfig;
@@ -48,7 +75,12 @@ gboolean moji_sampler_config_read(const char *path, MojiSamplerConfig *config, G
 
 typedef struct MojiSampler MojiSampler;
 
-const char *const *moji_sampler_names(void); /* NULL-terminated */
+const char *const *moji_sampler_names(void); /* NULL-terminated, as the next two */
+const char *const *moji_spacing_names(void); /* "leading", "linspace", "trailing", "sgm_uniform" */
+const char *const *moji_sigmas_names(void);  /* "plain", "karras", "exponential" */
+/* FALSE for a word that is none of them. */
+gboolean moji_spacing_from_name(const char *name, MojiSpacing *spacing);
+gboolean moji_sigmas_from_name(const char *name, MojiSigmas *sigmas);
 /* name: one of the above, or NULL for the config's own class. steps: 1 to train_steps.
  * MOJI_ERROR_USAGE for an unknown name, steps out of range, an own class that is none of the above,
  * or a combination that cannot work (as PNDM with zero_snr), saying what can. */
@@ -56,8 +88,11 @@ MojiSampler *moji_sampler_new(const MojiSamplerConfig *config, const char *name,
                               GError **error);
 void moji_sampler_free(MojiSampler *s);
 
-const char *moji_sampler_name(const MojiSampler *s); /* one of the names */
-int moji_sampler_calls(const MojiSampler *s); /* UNet evaluations; steps + 1 for PNDM from 2 on */
+const char *moji_sampler_name(const MojiSampler *s);    /* one of the names */
+MojiSpacing moji_sampler_spacing(const MojiSampler *s); /* never unset */
+MojiSigmas moji_sampler_sigmas(const MojiSampler *s);   /* never unset */
+/* UNet evaluations: steps, but steps + 1 for pndm from 2 on, 2 steps - 1 for heun and dpm++sde. */
+int moji_sampler_calls(const MojiSampler *s);
 float moji_sampler_timestep(const MojiSampler *s, int call); /* may be fractional (Euler) */
 float moji_sampler_initial_sigma(const MojiSampler *s);
 void moji_sampler_start(MojiSampler *s, float *x, gsize count);
@@ -71,11 +106,12 @@ int moji_sampler_first_call(const MojiSampler *s, double strength);
  * picture wants it at the call that follows. */
 void moji_sampler_add_noise(const MojiSampler *s, int call, const float *noise, float *x,
                             gsize count);
-/* Instead of start, to begin with call `call`: adds noise as above. */
+/* Instead of start, to begin with call `call`, a step's first: adds noise as above. */
 void moji_sampler_start_at(MojiSampler *s, int call, const float *noise, float *x, gsize count);
 void moji_sampler_input(MojiSampler *s, int call, const float *x, float *input, gsize count);
-/* random: the generator that made the initial noise; used by "euler-a" and "lcm" only. The noise
- * is drawn in torch's NCHW order: shape is [1,C,h,w] of x, which is NHWC; channels tells C. */
+/* random: the generator that made the initial noise; used by "euler-a", "dpm++2m-sde", "dpm++sde",
+ * "lcm" and "tcd" only. The noise is drawn in torch's NCHW order: shape is [1,C,h,w] of x, which is
+ * NHWC; channels tells C. */
 void moji_sampler_step(MojiSampler *s, int call, const float *output, float *x, gsize count,
                        int channels, MojiRandom *random);
 /* The sampler's current estimate of the finished latents, for previews; valid after a step and

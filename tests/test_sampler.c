@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CHANNELS = 2, PIXELS = 12, COUNT = CHANNELS * PIXELS, MAX_CALLS = 64 };
+enum { CHANNELS = 2, PIXELS = 12, COUNT = CHANNELS * PIXELS };
 
 static float *data;
 static gsize data_count;
@@ -95,8 +95,10 @@ static void check_case(JsonObject *row, MojiSampler *s, const char *what)
     begin(s, start, x, &random);
     for (int i = 0; i < calls; i++) {
         float t = moji_sampler_timestep(s, start + i);
-        if (!MOJI_CHECK(t == want[i], "%s: timestep %d is %.9g, expected %.9g", what, i, t,
-                        want[i]))
+        /* One that lies between whole ones in log sigma has the last bits of numpy's logarithm. */
+        gboolean whole = want[i] == rintf(want[i]);
+        if (!MOJI_CHECK(whole ? t == want[i] : fabsf(t - want[i]) < 2e-4f,
+                        "%s: timestep %d is %.9g, expected %.9g", what, i, t, want[i]))
             return;
         moji_sampler_input(s, start + i, x, input, COUNT);
         fake_unet(input, t, output);
@@ -120,18 +122,23 @@ static void test_trajectories(void)
                                ? NULL
                                : json_object_get_string_member(row, "sampler");
         int steps = json_object_get_int_member(row, "steps");
-        g_autofree char *what =
-            g_strdup_printf("%s, %s, %d steps", label, name ? name : "own", steps);
+        const char *sigmas = json_object_get_null_member(row, "sigmas")
+                                 ? NULL
+                                 : json_object_get_string_member(row, "sigmas");
+        g_autofree char *what = g_strdup_printf("%s, %s, %d steps, %s sigmas", label,
+                                                name ? name : "own", steps, sigmas);
         MojiSamplerConfig config;
         g_autoptr(GError) error = NULL;
         if (!read_config(label, &config))
             return;
+        if (sigmas)
+            MOJI_CHECK(moji_sigmas_from_name(sigmas, &config.sigmas), "%s are unknown", sigmas);
         MojiSampler *s = moji_sampler_new(&config, name, steps, &error);
         if (MOJI_CHECK(s, "%s: %s", what, error ? error->message : "no reason"))
             check_case(row, s, what);
         moji_sampler_free(s);
     }
-    MOJI_CHECK(n > 700, "only %u rows", n);
+    MOJI_CHECK(n > 1500, "only %u rows", n);
     printf("# %u trajectories, largest relative error %.2g\n", n, worst);
 }
 
@@ -174,7 +181,7 @@ static void test_timesteps(void)
             }
         }
     }
-    MOJI_CHECK(compared > 8000, "only %d lists of timesteps", compared);
+    MOJI_CHECK(compared > 13500, "only %d lists of timesteps", compared);
 }
 
 /* Where the reference gives no picture, we say so before drawing, and what to do instead. */
@@ -225,9 +232,9 @@ static void test_own_class(void)
     g_strlcpy(config.unsupported, "solver_order", sizeof config.unsupported);
     s = moji_sampler_new(&config, NULL, 20, &unsupported);
     MOJI_CHECK(!s && strstr(unsupported->message, "solver_order"), "an unknown solver_order");
-    g_strlcpy(config.class_name, "HeunDiscreteScheduler", sizeof config.class_name);
+    g_strlcpy(config.class_name, "DEISMultistepScheduler", sizeof config.class_name);
     s = moji_sampler_new(&config, NULL, 20, &error);
-    MOJI_CHECK(!s && strstr(error->message, "HeunDiscreteScheduler"), "an unknown class");
+    MOJI_CHECK(!s && strstr(error->message, "DEISMultistepScheduler"), "an unknown class");
     s = moji_sampler_new(&config, "ddim", 20, NULL);
     MOJI_CHECK(s, "a sampler chosen by name with a model of another class");
     moji_sampler_free(s);

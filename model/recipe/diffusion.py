@@ -4,8 +4,8 @@
     python diffusion.py --work DIR --part text --minutes 3
     python diffusion.py --work DIR --part train --minutes 35
 
-Latents come from the inner autoencoder at half size (see vae.py), of every concept marked draw in concepts.tsv, in every
-caption style, on every background; standardised by channel. The text encoder learns first and alone, as in Stable Diffusion, whose
+Latents come from the inner autoencoder at half size (see vae.py), of every concept in concepts.tsv, in every
+caption style, on every background that is drawn; standardised by channel. The text encoder learns first and alone, as in Stable Diffusion, whose
 CLIP was trained before: to tell from a caption, in either language, what is drawn, on which colour, and how that looks from afar.
 The trainer predicts v at zero terminal SNR (or else flat backgrounds drift to grey) with plain squared error, timesteps leaning
 towards noise at first, where the picture is decided; 10 % of captions are dropped for guidance.
@@ -92,11 +92,11 @@ def make_latents(args):
         if not entry["concept"] or entry["set"] not in captions.STYLES:
             continue
         row = rows[entry["concept"]]
-        if table[row]["draw"] == "no":
-            continue
         for k, shift in enumerate(shifts):
             base = place(np.array(art[i]), *shift)
             for j, background in enumerate(BACKGROUNDS):
+                if not BACKGROUNDS[background][1]:
+                    continue
                 # The main place is mirrored too; the shifted ones take turns.
                 flips = ([0, 1] if k == 0 else [(j + k) % 2]) if args.vary and table[row]["mirror"] == "yes" else [0]
                 for flip in flips:
@@ -126,12 +126,17 @@ def train_text(args):
     _, text = build(args.shape, len(tokenizer))
     width = text.config.hidden_size
     heads = nn.ModuleList([nn.Linear(width, n) for n in (len(table), len(backgrounds), len(captions.STYLES), rough.shape[1])])
+    path, rate = args.work / "text.pt", args.lr
+    if path.exists():       # more names for a text encoder that a U-Net already reads: it should move little
+        text.load_state_dict(torch.load(path, weights_only=False)["text"])
+        rate = args.lr / 10
     params = [*text.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(params, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = torch.optim.AdamW([{"params": [*text.parameters()], "rate": rate}, {"params": [*heads.parameters()], "rate": 5 * args.lr}],
+                                  lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     rng, clock, step, sums = np.random.default_rng(args.seed), Clock(args.minutes), 0, []
     while clock.share() < 1:
         for group in optimiser.param_groups:
-            group["lr"] = clock.lr(1e-3, step)
+            group["lr"] = clock.lr(group["rate"], step)
         pick = rng.integers(len(labels), size=128)
         words = [captions.caption(table[r], captions.STYLES[s], backgrounds[b], rng) for r, s, b, _, _ in labels[pick]]
         ids = tokenizer(words, padding="max_length", max_length=captions.LENGTH, truncation=True, return_tensors="pt").input_ids
@@ -152,7 +157,7 @@ def train_text(args):
             n, c, m = np.mean(sums, 0)
             sums = []
             print(f"step {step} minute {clock.used() / 60:.1f} names {n:.3f} colours {c:.3f} look {m:.3f}", flush=True)
-    save(args.work / "text.pt", text=text.state_dict())
+    save(path, text=text.state_dict())
 
 
 def train(args):
@@ -258,7 +263,8 @@ def train(args):
             for p in params:
                 p.grad = flat[at:at + p.numel()].view_as(p)
                 at += p.numel()
-        nn.utils.clip_grad_norm_(params, 1.0)
+        if not torch.isfinite(nn.utils.clip_grad_norm_(params, 1.0)):
+            raise SystemExit(f"step {step}: a gradient that is not finite; {path.name} keeps the state before")
         optimiser.step()
         ema.update()
         step += 1

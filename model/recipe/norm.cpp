@@ -26,6 +26,12 @@ struct Half {
     }
 };
 
+// Fast division makes NaN of 1/inf, so the exponent stops where exp is still finite.
+static inline float sigmoid(float z)
+{
+    return 1.f / (1.f + std::exp(std::min(-z, 80.f)));
+}
+
 // Channels go by in blocks of 16, one vector register each; a tile of pixels is walked once a block, so that sums stay in
 // registers and the tile in the first cache. C is a multiple of 16 here (else gn_* refuse).
 constexpr long V = 16, TILE = 64;
@@ -82,7 +88,7 @@ template <typename T> static void forward(const T *x, T *y, const float *w, cons
                     T *__restrict__ to = yn + (p + i) * C + c;
                     for (long j = 0; j < V; j++) {
                         float z = float(from[j]) * scale[j] + shift[j];
-                        to[j] = T(silu ? z / (1.f + std::exp(-z)) : z);
+                        to[j] = T(silu ? z * sigmoid(z) : z);
                     }
                 }
             });
@@ -116,7 +122,7 @@ template <typename T, bool silu> static void backward(const T *x, const T *dy, T
                     for (long j = 0; j < V; j++) {
                         float v = float(from[j]) * hh[j] + tt[j], g = float(d[j]);
                         if (silu) {
-                            float z = v * ww[j] + bb[j], a = 1.f / (1.f + std::exp(-z));
+                            float z = v * ww[j] + bb[j], a = sigmoid(z);
                             g *= a * (1.f + z * (1.f - a));
                         }
                         sum[j] += g;

@@ -262,7 +262,8 @@ def main():
             loss = loss + F.mse_loss(copied.float(), z) / z.var()
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(params, 1.0)
+        if not torch.isfinite(nn.utils.clip_grad_norm_(params, 1.0)):
+            raise SystemExit(f"step {step}: a gradient that is not finite; {path.name} keeps the state before")
         optimiser.step()
         ema.update()
         step += 1

@@ -12,16 +12,17 @@
 
 typedef struct {
     char *output, *negative, *background, *style, *sampler, *model, *backend, *type, *dump;
+    char *spacing, *sigmas, *rng;
     gint64 seed;
-    int steps, size, count, threads;
+    int steps, size, count, threads, clip_skip;
     double guidance;
     gboolean transparent;
 } Options;
 
 static void options_clear(Options *o)
 {
-    char *owned[] = {o->output, o->negative, o->background, o->style, o->sampler,
-                     o->model,  o->backend,  o->type,       o->dump};
+    char *owned[] = {o->output,  o->negative, o->background, o->style,   o->sampler, o->model,
+                     o->backend, o->type,     o->dump,       o->spacing, o->sigmas,  o->rng};
     for (gsize i = 0; i < G_N_ELEMENTS(owned); i++)
         g_free(owned[i]);
 }
@@ -191,6 +192,7 @@ static gboolean check_given(const Options *o)
     } numbers[] = {{"steps", o->steps, 1},
                    {"size", o->size, 1},
                    {"count", o->count, 1},
+                   {"clip-skip", o->clip_skip, 1},
                    {"threads", o->threads, 0}};
     for (gsize i = 0; i < G_N_ELEMENTS(numbers); i++)
         if (numbers[i].value != UNSET && numbers[i].value < numbers[i].min) {
@@ -220,6 +222,10 @@ static int run(Options *o, const char *prompt)
     r->style = g_strdup(o->style);
     r->background = g_strdup(o->background);
     r->sampler = g_strdup(o->sampler);
+    r->spacing = g_strdup(o->spacing);
+    r->sigmas = g_strdup(o->sigmas);
+    r->rng = g_strdup(o->rng);
+    r->clip_skip = o->clip_skip == UNSET ? 0 : o->clip_skip;
     r->model = g_strdup(o->model);
     r->seed = o->seed;
     r->steps = o->steps == UNSET ? 0 : o->steps;
@@ -240,6 +246,7 @@ int moji_cmd_draw(int argc, char **argv)
                  .size = UNSET,
                  .count = UNSET,
                  .threads = UNSET,
+                 .clip_skip = UNSET,
                  .guidance = UNSET};
     /* Words are taken as "file names", that is as bytes: a prompt in Korean must also work where
      * the locale is C. moji_request_check sees to it that they are UTF-8. */
@@ -254,7 +261,16 @@ int moji_cmd_draw(int argc, char **argv)
          "How closely to follow the prompt, up to 100; 1: off, twice as fast (the model's)", "X"},
         {"sampler", 0, 0, G_OPTION_ARG_FILENAME, &o.sampler,
          "pndm, ddim, euler, euler-a, heun, dpm++2m, dpm++2m-karras, dpm++2m-sde, dpm++sde, "
-         "unipc, lcm or tcd (the model's)", "NAME"},
+         "unipc, lcm or tcd (the model's)",
+         "NAME"},
+        {"spacing", 0, 0, G_OPTION_ARG_FILENAME, &o.spacing,
+         "Of the timesteps: leading, linspace, trailing or sgm_uniform (the model's)", "NAME"},
+        {"sigmas", 0, 0, G_OPTION_ARG_FILENAME, &o.sigmas,
+         "plain, karras or exponential, for euler, heun, dpm++ and unipc (the model's)", "NAME"},
+        {"rng", 0, 0, G_OPTION_ARG_FILENAME, &o.rng,
+         "cpu, or cuda for the noise that a seed has in tools that draw it on a GPU (cpu)", "NAME"},
+        {"clip-skip", 0, 0, G_OPTION_ARG_INT, &o.clip_skip,
+         "2: leave out the text encoder's last layer, 3: the last two (1: none)", "N"},
         {"size", 0, 0, G_OPTION_ARG_INT, &o.size, "Pixels on a side (the model's)", "N"},
         {"count", 0, 0, G_OPTION_ARG_INT, &o.count,
          "So many pictures, seeds N, N+1, ...; FILE-1.png, FILE-2.png, ... (1)", "N"},

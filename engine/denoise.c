@@ -55,7 +55,7 @@ static gboolean sample(MojiDrawing *d, MojiSampler *sampler, float *x, GError **
     g_autofree float *input = g_new(float, d->count), *out = g_new(float, d->count);
     g_autofree float *both = g_new(float, 2 * d->count);
     MojiRandom random;
-    moji_random_seed(&random, (guint64)d->order->seed + d->image);
+    moji_order_random(d->order, d->image, &random);
     make_noise(d, &random, x);
     if (!dump_latents(d, "noise", x, error))
         return FALSE;
@@ -78,9 +78,8 @@ static gboolean sample(MojiDrawing *d, MojiSampler *sampler, float *x, GError **
 
 gboolean moji_drawing_denoise(MojiDrawing *d, float *x, GError **error)
 {
-    const MojiOrder *o = d->order;
-    MojiSampler *sampler = moji_sampler_new(&d->e->model->sampler, o->sampler, o->steps, error);
-    gboolean ok = sampler && sample(d, sampler, x, error);
+    MojiSampler *sampler = moji_order_sampler(d->order, d->e->model);
+    gboolean ok = sample(d, sampler, x, error);
     moji_sampler_free(sampler);
     return ok;
 }

@@ -24,6 +24,7 @@ struct MojiEngine {
     char *weights;                /* moji_weights_identity */
     MojiStage *text, *unet, *vae; /* prepared last, or NULL; they borrow the model's weights */
     int stage_size, stage_batch;  /* what they were made for */
+    int stage_skip;               /* likewise, the text stage */
     MojiType type;
     MojiSketch *sketch; /* or NULL */
     MojiTimes times;

@@ -74,10 +74,13 @@ gboolean moji_drawing_prepare(MojiDrawing *d, MojiType type, GError **error)
     const MojiModel *m = e->model;
     if (e->type != type || e->stage_size != d->order->size || e->stage_batch != d->batch)
         moji_drawing_drop_stages(e);
+    if (e->stage_skip != d->order->clip_skip)
+        g_clear_pointer(&e->text, moji_stage_free);
+    e->stage_skip = d->order->clip_skip;
     e->type = type;
     e->stage_size = d->order->size;
     e->stage_batch = d->batch;
-    e->text = e->text ? e->text : moji_stage_text(m, type, d->batch);
+    e->text = e->text ? e->text : moji_stage_text(m, type, d->batch, d->order->clip_skip);
     e->unet = e->unet ? e->unet : moji_stage_unet(m, type, d->batch, d->h, d->w);
     e->vae = e->vae ? e->vae : moji_stage_vae(m, type, 1, d->h, d->w);
     return check_memory(d, error) && moji_stage_prepare(e->text, e->backend, error) &&

@@ -121,14 +121,66 @@ static gboolean choose_size(MojiOrder *o, int asked, const MojiModel *m, GError 
     return FALSE;
 }
 
-static gboolean choose_sampler(MojiOrder *o, const char *asked, const MojiModel *m, GError **error)
+static gboolean choose_word(const char *setting, const char *asked, const char *const *words,
+                            GError **error)
 {
-    const char *name = asked && *asked ? asked : m->card.sampler;
-    MojiSampler *s = moji_sampler_new(&m->sampler, name, o->steps, error);
-    if (s)
-        o->sampler = g_strdup(moji_sampler_name(s));
+    g_autofree char *choices = g_strjoinv(", ", (char **)words);
+    g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "%s: \"%s\" is unknown; choose one of: %s",
+                setting, asked, choices);
+    return FALSE;
+}
+
+/* Spacing and sigmas are written down as the sampler settled them, the model's own or not. */
+static gboolean choose_sampler(MojiOrder *o, const MojiRequest *r, const MojiModel *m,
+                               GError **error)
+{
+    MojiSamplerConfig c = m->sampler;
+    const char *name = r->sampler && *r->sampler ? r->sampler : m->card.sampler;
+    if (r->spacing && *r->spacing && !moji_spacing_from_name(r->spacing, &c.spacing))
+        return choose_word("spacing", r->spacing, moji_spacing_names(), error);
+    if (r->sigmas && *r->sigmas && !moji_sigmas_from_name(r->sigmas, &c.sigmas))
+        return choose_word("sigmas", r->sigmas, moji_sigmas_names(), error);
+    MojiSampler *s = moji_sampler_new(&c, name, o->steps, error);
+    if (!s)
+        return FALSE;
+    o->sampler = g_strdup(moji_sampler_name(s));
+    o->spacing = moji_sampler_spacing(s);
+    o->sigmas = moji_sampler_sigmas(s);
     moji_sampler_free(s);
-    return s != NULL;
+    return TRUE;
+}
+
+MojiSampler *moji_order_sampler(const MojiOrder *o, const MojiModel *m)
+{
+    MojiSamplerConfig c = m->sampler;
+    c.spacing = o->spacing;
+    c.sigmas = o->sigmas;
+    MojiSampler *s = moji_sampler_new(&c, o->sampler, o->steps, NULL);
+    g_assert(s); /* it was made once, for the order */
+    return s;
+}
+
+static gboolean choose_noise(MojiOrder *o, const char *asked, GError **error)
+{
+    static const char *const names[] = {"cpu", "cuda", NULL};
+    o->cuda = asked && !strcmp(asked, "cuda");
+    return !asked || !*asked || g_strv_contains(names, asked) ||
+           choose_word("rng", asked, names, error);
+}
+
+void moji_order_random(const MojiOrder *o, int index, MojiRandom *random)
+{
+    (o->cuda ? moji_random_seed_cuda : moji_random_seed)(random, (guint64)o->seed + index);
+}
+
+static gboolean choose_clip_skip(MojiOrder *o, int asked, const MojiModel *m, GError **error)
+{
+    o->clip_skip = MAX(asked, 1);
+    if (o->clip_skip <= m->clip.layers)
+        return TRUE;
+    g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                "clip_skip: %d; this model's text encoder has %d layers", asked, m->clip.layers);
+    return FALSE;
 }
 
 /* A background that the prompt names is the one to draw and to cut out, unless another was asked
@@ -219,7 +271,8 @@ MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **err
     o->transparent = r->transparent;
     if (!choose_style(o, r->style, &m->card, error) ||
         !choose_background(o, r->background, &m->card, error) ||
-        !choose_size(o, r->size, m, error) || !choose_sampler(o, r->sampler, m, error)) {
+        !choose_size(o, r->size, m, error) || !choose_sampler(o, r, m, error) ||
+        !choose_noise(o, r->rng, error) || !choose_clip_skip(o, r->clip_skip, m, error)) {
         moji_order_free(o);
         return NULL;
     }
@@ -307,6 +360,10 @@ char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weig
     json_object_set_int_member(r, "steps", o->steps);
     json_object_set_double_member(r, "guidance", o->guidance);
     put(r, "sampler", o->sampler);
+    put(r, "spacing", moji_spacing_names()[o->spacing - MOJI_SPACING_LEADING]);
+    put(r, "sigmas", moji_sigmas_names()[o->sigmas - MOJI_SIGMAS_PLAIN]);
+    put(r, "rng", o->cuda ? "cuda" : "cpu");
+    json_object_set_int_member(r, "clip_skip", o->clip_skip);
     json_object_set_int_member(r, "size", o->size);
     json_object_set_boolean_member(r, "transparent", o->transparent);
     if (cutout) {

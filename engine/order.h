@@ -12,7 +12,11 @@ typedef struct {
     const char *frame;        /* the card's template, in the language of the background's word */
     char *background_words;   /* what fills that in; NULL: nothing, or the prompt says it */
     char *sampler;
-    gint64 seed; /* of the first picture */
+    MojiSpacing spacing;
+    MojiSigmas sigmas;
+    gboolean cuda; /* a CUDA device's noise */
+    int clip_skip; /* 1: all of the text model */
+    gint64 seed;   /* of the first picture */
     int steps, size, count;
     double guidance;
     gboolean transparent;
@@ -22,6 +26,11 @@ typedef struct {
 /* MOJI_ERROR_USAGE names what the model does not know and lists what it does. */
 MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **error);
 void moji_order_free(MojiOrder *o); /* NULL is fine */
+
+/* The order's sampler, at its start. Caller frees. */
+MojiSampler *moji_order_sampler(const MojiOrder *o, const MojiModel *m);
+/* The generator of picture `index`. */
+void moji_order_random(const MojiOrder *o, int index, MojiRandom *random);
 
 /* Adds a sentence. */
 void moji_order_warn(MojiOrder *o, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -36,7 +45,8 @@ char *moji_weights_identity(const char *path);
  *
  *     {"engine": "moji 0.1.0", "model": ..., "version": ..., "weights": ..., "type": "bf16",
  *      "prompt": ..., "text": ..., "negative": ..., "style": ..., "background": ..., "seed": 1,
- *      "steps": 20, "guidance": 7.5, "sampler": "pndm", "size": 512, "transparent": false,
+ *      "steps": 20, "guidance": 7.5, "sampler": "pndm", "spacing": "leading", "sigmas": "plain",
+ *      "rng": "cpu", "clip_skip": 1, "size": 512, "transparent": false,
  *      "cutout": "#00b140", "warning": ...}
  *
  * style and background are "none" where there is none; cutout and warning may be missing. */

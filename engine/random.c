@@ -25,6 +25,12 @@ void moji_random_seed(MojiRandom *r, guint64 seed)
     r->next = STATE;
     r->has_cached = FALSE;
     r->cached = 0;
+    r->philox = FALSE;
+}
+
+void moji_random_seed_cuda(MojiRandom *r, guint64 seed)
+{
+    *r = (MojiRandom){.philox = TRUE, .key = seed};
 }
 
 static guint32 twist(guint32 high, guint32 low, guint32 far)
@@ -146,8 +152,39 @@ static double normal_scalar(MojiRandom *r)
     return radius * cos(theta);
 }
 
+void moji_philox(guint32 counter[4], guint64 key)
+{
+    guint32 *c = counter, low = (guint32)key, high = (guint32)(key >> 32);
+    for (int round = 0; round < 10; round++) {
+        guint64 a = 0xd2511f53ull * c[0], b = 0xcd9e8d57ull * c[2];
+        guint32 next[4] = {(guint32)(b >> 32) ^ c[1] ^ low, (guint32)b,
+                           (guint32)(a >> 32) ^ c[3] ^ high, (guint32)a};
+        memcpy(c, next, sizeof next);
+        low += 0x9e3779b9u;
+        high += 0xbb67ae85u;
+    }
+}
+
+/* The sine of curand's Box-Muller form is the first of its pair. */
+static void normal_philox(MojiRandom *r, float *out, gsize count)
+{
+    const float unit = 0x1p-32f, turn = (float)(2 * G_PI) * 0x1p-32f;
+    for (gsize i = 0; i < count; i++) {
+        guint32 c[4] = {(guint32)r->draws, (guint32)(r->draws >> 32), (guint32)i,
+                        (guint32)((guint64)i >> 32)};
+        moji_philox(c, r->key);
+        float u = (float)c[0] * unit + unit / 2, v = (float)c[1] * turn + turn / 2;
+        out[i] = sqrtf(-2.0f * logf(u)) * sinf(v);
+    }
+    r->draws++;
+}
+
 void moji_random_normal(MojiRandom *r, float *out, gsize count)
 {
+    if (r->philox) {
+        normal_philox(r, out, count);
+        return;
+    }
     if (count < BLOCK) {
         for (gsize i = 0; i < count; i++)
             out[i] = (float)normal_scalar(r);

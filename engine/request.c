@@ -17,11 +17,15 @@ static const Field FIELDS[] = {
     {"style", 's', G_STRUCT_OFFSET(MojiRequest, style), 128},
     {"background", 's', G_STRUCT_OFFSET(MojiRequest, background), 128},
     {"sampler", 's', G_STRUCT_OFFSET(MojiRequest, sampler), 128},
+    {"spacing", 's', G_STRUCT_OFFSET(MojiRequest, spacing), 128},
+    {"sigmas", 's', G_STRUCT_OFFSET(MojiRequest, sigmas), 128},
+    {"rng", 's', G_STRUCT_OFFSET(MojiRequest, rng), 128},
     {"model", 's', G_STRUCT_OFFSET(MojiRequest, model), 4096},
     {"seed", 'x', G_STRUCT_OFFSET(MojiRequest, seed), 0},
     {"steps", 'i', G_STRUCT_OFFSET(MojiRequest, steps), 0},
     {"guidance", 'd', G_STRUCT_OFFSET(MojiRequest, guidance), 0},
     {"size", 'i', G_STRUCT_OFFSET(MojiRequest, size), 0},
+    {"clip_skip", 'i', G_STRUCT_OFFSET(MojiRequest, clip_skip), 0},
     {"count", 'i', G_STRUCT_OFFSET(MojiRequest, count), 0},
     {"transparent", 'b', G_STRUCT_OFFSET(MojiRequest, transparent), 0},
 };
@@ -113,6 +117,7 @@ gboolean moji_request_check(const MojiRequest *r, GError **error)
     gint64 last_seed = G_MAXINT64 - (MOJI_REQUEST_MAX_COUNT - 1);
     if (!check_range("seed", r->seed, -1, last_seed, error) ||
         !check_range("steps", r->steps, 0, MOJI_REQUEST_MAX_STEPS, error) ||
+        !check_range("clip_skip", r->clip_skip, 0, MOJI_REQUEST_MAX_CLIP_SKIP, error) ||
         !check_range("count", r->count, 0, MOJI_REQUEST_MAX_COUNT, error))
         return FALSE;
     if (!isfinite(r->guidance) || r->guidance > MOJI_REQUEST_MAX_GUIDANCE) {

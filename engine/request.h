@@ -13,7 +13,9 @@
 #define MOJI_REQUEST_MIN_SIZE 64
 #define MOJI_REQUEST_MAX_SIZE 2048
 #define MOJI_REQUEST_MAX_COUNT 64
-#define MOJI_REQUEST_MAX_TEXT 8192 /* bytes of a prompt; a model reads about 75 words of it */
+#define MOJI_REQUEST_MAX_CLIP_SKIP 64
+#define MOJI_REQUEST_MAX_TEXT                                                                      \
+    8192 /* bytes of a prompt; a model reads some 50 words at once, see prompt.h */
 
 typedef struct {
     char *prompt;
@@ -21,12 +23,17 @@ typedef struct {
     char *style;      /* a style word of the model's card; NULL: the card's default; "none" */
     char *background; /* a colour word of the card or #rrggbb; NULL: the card's default; "none" */
     char *sampler;    /* a name of sampler.h; NULL: the card's */
+    char *spacing;    /* of the timesteps, a name of sampler.h; NULL: the model's */
+    char *sigmas;     /* likewise */
+    char *rng;        /* "cpu" or "cuda": whose noise a seed gives, random.h; NULL: "cpu" */
     char *model;      /* a folder; NULL: the bundled one */
     gint64 seed;      /* 0 to 2^63-1; -1: pick one, which the recipe then tells */
     int steps;        /* 0: the card's */
     double guidance;  /* below 0: the card's; 1: no guidance, half the work */
     int size;         /* pixels on a side; 0: the card's */
-    int count;        /* pictures, seeds seed, seed+1, ...; 0 means 1 */
+    int clip_skip; /* 2: the text model without its last layer, 3: without two; 0 and 1: all of it
+                    */
+    int count;     /* pictures, seeds seed, seed+1, ...; 0 means 1 */
     gboolean transparent; /* cut the flat background out */
 } MojiRequest;
 

@@ -25,13 +25,16 @@ int moji_stage_tokens(const MojiModel *m)
     return m->tokenizer ? moji_tokenizer_length(m->tokenizer) : m->clip.positions;
 }
 
-MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch)
+MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int clip_skip)
 {
+    MojiClipConfig clip = m->clip;
+    g_assert(clip_skip >= 1 && clip_skip <= clip.layers);
+    clip.layers -= clip_skip - 1; /* the final norm comes after whatever layer is last */
     MojiStage *s = stage_new("text", type, m->clip_weights);
     const gint64 shape[] = {batch, moji_stage_tokens(m)};
     s->in[0] = moji_input(s->tape, "ids", MOJI_I32, 2, shape);
     s->in[1] = moji_input(s->tape, "positions", MOJI_I32, 2, shape);
-    return stage_end(s, moji_clip(s->tape, &m->clip, s->in[0], s->in[1]));
+    return stage_end(s, moji_clip(s->tape, &clip, s->in[0], s->in[1]));
 }
 
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w)

@@ -20,8 +20,9 @@ typedef struct {
     gboolean prepared;
 } MojiStage;
 
-/* ids i32 [B,n], positions i32 [B,n] -> f32 [B,n,C] */
-MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch);
+/* ids i32 [B,n], positions i32 [B,n] -> f32 [B,n,C]; clip_skip 1: all layers, 2: all but one, ...
+ */
+MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int clip_skip);
 /* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c] */
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w);
 /* latents f32 [B,h,w,c] -> f32 [B,f*h,f*w,3] */

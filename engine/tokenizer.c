@@ -316,9 +316,8 @@ int moji_tokenizer_vocabulary(const MojiTokenizer *t)
 /* What has been encoded so far. */
 typedef struct {
     const MojiTokenizer *t;
-    gint32 *ids; /* t->length, the first is the begin token's */
-    int used;    /* content tokens, also those that did not fit */
-    GString *dropped;
+    GArray *ids;             /* of gint32: the text's own, all of them */
+    GString *dropped;        /* from the first word on that is not all in the first length - 2 */
     GArray *symbols, *queue; /* of the word at hand */
 } Run;
 
@@ -331,17 +330,14 @@ typedef struct {
     int rank, at, id; /* merge symbol `at` with its next into id */
 } Candidate;
 
-static void put(Run *run, int id)
+static void put(Run *run, gint32 id)
 {
-    if (run->used < run->t->length - 2)
-        run->ids[1 + run->used] = id;
-    if (run->used < G_MAXINT)
-        run->used++;
+    g_array_append_val(run->ids, id);
 }
 
 static gboolean is_full(const Run *run)
 {
-    return run->used > run->t->length - 2;
+    return (int)run->ids->len > run->t->length - 2;
 }
 
 static const Merge *find_merge(const MojiTokenizer *t, int left, int right)
@@ -600,25 +596,46 @@ static void encode_part(Run *run, const char *text, gsize bytes, gboolean normal
         encode_between(run, text + start, bytes - start, normalized);
 }
 
-int moji_tokenizer_encode(const MojiTokenizer *t, const char *prompt, gint32 *ids, char **dropped)
+/* Appends the text's ids; returns what did not fit into one prompt, or NULL. */
+static char *encode_text(const MojiTokenizer *t, const char *text, GArray *ids)
 {
-    g_autofree char *text = g_utf8_make_valid(prompt, -1);
+    g_autofree char *valid = g_utf8_make_valid(text, -1);
     Run run = {.t = t, .ids = ids};
     run.symbols = g_array_new(FALSE, FALSE, sizeof(Symbol));
     run.queue = g_array_new(FALSE, FALSE, sizeof(Candidate));
-    encode_part(&run, text, strlen(text), FALSE);
+    encode_part(&run, valid, strlen(valid), FALSE);
     g_array_unref(run.symbols);
     g_array_unref(run.queue);
+    return run.dropped ? g_strstrip(g_string_free(run.dropped, FALSE)) : NULL;
+}
 
-    int kept = MIN(run.used, t->length - 2);
+void moji_tokenizer_frame(const MojiTokenizer *t, const gint32 *content, int count, gint32 *ids)
+{
+    g_assert(count >= 0 && count <= t->length - 2);
     ids[0] = t->special[BEGIN].id;
-    ids[1 + kept] = t->special[END].id;
-    for (int i = 2 + kept; i < t->length; i++)
+    if (count)
+        memcpy(ids + 1, content, count * sizeof *ids);
+    ids[1 + count] = t->special[END].id;
+    for (int i = 2 + count; i < t->length; i++)
         ids[i] = t->special[PAD].id;
-    char *cut = run.dropped ? g_strstrip(g_string_free(run.dropped, FALSE)) : NULL;
+}
+
+GArray *moji_tokenizer_content(const MojiTokenizer *t, const char *text)
+{
+    GArray *ids = g_array_new(FALSE, FALSE, sizeof(gint32));
+    g_free(encode_text(t, text, ids));
+    return ids;
+}
+
+int moji_tokenizer_encode(const MojiTokenizer *t, const char *prompt, gint32 *ids, char **dropped)
+{
+    g_autoptr(GArray) content = g_array_new(FALSE, FALSE, sizeof(gint32));
+    char *cut = encode_text(t, prompt, content);
+    int used = (int)content->len;
+    moji_tokenizer_frame(t, (const gint32 *)content->data, MIN(used, t->length - 2), ids);
     if (dropped)
         *dropped = cut;
     else
         g_free(cut);
-    return run.used;
+    return used;
 }

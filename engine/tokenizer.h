@@ -27,3 +27,9 @@ int moji_tokenizer_vocabulary(const MojiTokenizer *t); /* number of ids */
  * the first word that lost a token on and in lower case as the model reads it, or NULL (caller
  * frees). The prompt is UTF-8; invalid bytes are replaced. */
 int moji_tokenizer_encode(const MojiTokenizer *t, const char *prompt, gint32 *ids, char **dropped);
+
+/* The two halves of that, for prompts of several chunks: the text's own ids, without begin, end and
+ * padding, however many they are (gint32 elements, caller unrefs); and up to length - 2 of them
+ * with begin, end and padding around them -> ids [length]. */
+GArray *moji_tokenizer_content(const MojiTokenizer *t, const char *text);
+void moji_tokenizer_frame(const MojiTokenizer *t, const gint32 *content, int count, gint32 *ids);

@@ -4,6 +4,7 @@
 #include <locale.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct {
     const char *word;
@@ -33,8 +34,20 @@ static const char HELP[] =
     "Environment: MOJI_MODEL names the model folder to use instead of the bundled one;\n"
     "MOJI_ENGINE, for the plug-in, this program.\n";
 
+/* OpenMP's idle threads spin for milliseconds before they sleep, and on a machine whose processors
+ * are busy each spin holds up the thread that is waited for: drawings took ten times as long. It
+ * reads how long from the environment before main begins, hence the second start. */
+static void spin_briefly(char **argv)
+{
+    if (g_getenv("OMP_WAIT_POLICY") || g_getenv("GOMP_SPINCOUNT"))
+        return;
+    g_setenv("GOMP_SPINCOUNT", "1000", TRUE);
+    execv("/proc/self/exe", argv); /* where that fails, all works as before, only slower */
+}
+
 int main(int argc, char **argv)
 {
+    spin_briefly(argv);
     setlocale(LC_ALL, "");
     const char *word = argc > 1 ? argv[1] : "";
     for (gsize i = 0; i < G_N_ELEMENTS(COMMANDS); i++)

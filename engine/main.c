@@ -42,7 +42,9 @@ static void spin_briefly(char **argv)
     if (g_getenv("OMP_WAIT_POLICY") || g_getenv("GOMP_SPINCOUNT"))
         return;
     g_setenv("GOMP_SPINCOUNT", "1000", TRUE);
-    execv("/proc/self/exe", argv); /* where that fails, all works as before, only slower */
+    g_autofree char *program = g_file_read_link("/proc/self/exe", NULL);
+    if (program)
+        execv(program, argv); /* where that fails, all works as before, only slower */
 }
 
 int main(int argc, char **argv)

@@ -512,7 +512,7 @@ static void on_picture(GDBusConnection *connection, const char *sender, const ch
     g_autoptr(GVariant) v = NULL;
     guint32 id;
     g_variant_get(parameters, "(u@(iiayays))", &id, &v);
-    MojiImage *image = id == d->id ? moji_wire_read_image(v, NULL) : NULL;
+    MojiImage *image = id == d->id ? moji_image_from_variant(v, NULL) : NULL;
     if (image)
         g_ptr_array_add(d->images, image);
 }
@@ -726,20 +726,19 @@ GVariant *moji_client_info(MojiClient *client, const char *model, GError **error
 
 gboolean moji_client_cutout(MojiClient *client, MojiImage *image, GError **error)
 {
-    gsize bytes = (gsize)image->width * image->height * 4;
-    if (bytes > MOJI_WIRE_MAX_BYTES) {
+    if ((gsize)image->width * image->height > MOJI_IMAGE_MAX_SENT) {
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
                     "%d x %d px is too large to be cut out; at most %d pixels are taken",
-                    image->width, image->height, MOJI_WIRE_MAX_BYTES / 4);
+                    image->width, image->height, MOJI_IMAGE_MAX_SENT);
         return FALSE;
     }
-    GVariant *v = moji_wire_image(image);
+    GVariant *v = moji_image_to_variant(image);
     g_autoptr(GVariant) reply =
         call(client, "Cutout", g_variant_new_tuple(&v, 1), "((iiayays))", error);
     if (!reply)
         return FALSE;
     g_autoptr(GVariant) out = g_variant_get_child_value(reply, 0);
-    g_autoptr(MojiImage) cut = moji_wire_read_image(out, error);
+    g_autoptr(MojiImage) cut = moji_image_from_variant(out, error);
     if (!cut)
         return FALSE;
     /* Swap, so that what the caller held is freed with `cut`. */

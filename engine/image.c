@@ -65,6 +65,60 @@ void moji_image_free(MojiImage *image)
     g_free(image);
 }
 
+MojiImage *moji_image_copy(const MojiImage *image)
+{
+    gsize pixels = (gsize)image->width * image->height;
+    MojiImage *copy = g_new0(MojiImage, 1);
+    copy->width = image->width;
+    copy->height = image->height;
+    copy->rgba = g_memdup2(image->rgba, pixels * 4);
+    copy->mask = image->mask ? g_memdup2(image->mask, pixels) : NULL;
+    copy->recipe = g_strdup(image->recipe);
+    return copy;
+}
+
+/* ---- between processes ---- */
+
+static GVariant *bytes_variant(const void *data, gsize bytes)
+{
+    return g_variant_new_fixed_array(G_VARIANT_TYPE_BYTE, data, bytes, 1);
+}
+
+GVariant *moji_image_to_variant(const MojiImage *image)
+{
+    gsize pixels = (gsize)image->width * image->height;
+    return g_variant_new(
+        "(ii@ay@ays)", image->width, image->height, bytes_variant(image->rgba, pixels * 4),
+        bytes_variant(image->mask, image->mask ? pixels : 0), image->recipe ? image->recipe : "");
+}
+
+MojiImage *moji_image_from_variant(GVariant *v, GError **error)
+{
+    g_autoptr(GVariant) rgba = NULL, mask = NULL;
+    int width, height;
+    gsize rgba_bytes, mask_bytes;
+    const char *recipe;
+    g_variant_get(v, "(ii@ay@ay&s)", &width, &height, &rgba, &mask, &recipe);
+    const void *rgba_data = g_variant_get_fixed_array(rgba, &rgba_bytes, 1);
+    const void *mask_data = g_variant_get_fixed_array(mask, &mask_bytes, 1);
+    gsize pixels = (gsize)MAX(width, 0) * (gsize)MAX(height, 0);
+    if (width < 1 || height < 1 || width > 16384 || height > 16384 || rgba_bytes != pixels * 4 ||
+        (mask_bytes && mask_bytes != pixels)) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "a picture of %d x %d px came with %" G_GSIZE_FORMAT
+                    " bytes of pixels and %" G_GSIZE_FORMAT " of mask",
+                    width, height, rgba_bytes, mask_bytes);
+        return NULL;
+    }
+    MojiImage *image = moji_image_new(width, height);
+    memcpy(image->rgba, rgba_data, rgba_bytes);
+    if (mask_bytes)
+        image->mask = g_memdup2(mask_data, mask_bytes);
+    if (*recipe)
+        image->recipe = g_strdup(recipe);
+    return image;
+}
+
 static void on_error(png_structp png, png_const_charp text)
 {
     Coder *c = png_get_error_ptr(png);
@@ -172,7 +226,7 @@ static void fill_row(const MojiImage *image, int y, gboolean alpha, guint8 *row)
         if (image->mask)
             a = (a * image->mask[i] + 127) / 255;
         for (int k = 0; k < 3; k++)
-            *row++ = a > 0 || !alpha ? p[k] : 0;
+            *row++ = a == 0 && p[3] > 0 ? 0 : p[k]; /* nothing of what the mask hides */
         if (alpha)
             *row++ = a;
     }

@@ -4,6 +4,8 @@
 #pragma once
 #include "error.h"
 
+#define MOJI_IMAGE_MAX_SENT (1 << 24) /* pixels of a picture that travels, by D-Bus's rules */
+
 typedef struct {
     int width, height;
     guint8 *rgba; /* width*height*4 */
@@ -16,7 +18,7 @@ void moji_image_free(MojiImage *image);           /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(MojiImage, moji_image_free)
 
 /* 8-bit RGB or RGBA (if a mask is there or any alpha is below 255: the mask multiplies alpha, and
- * colour under alpha 0 is zeroed). The recipe goes into an iTXt chunk "moji", and as readable text
+ * colour that it hides is zeroed). The recipe goes into an iTXt chunk "moji", and as readable text
  * into "parameters"; with one, the file also says that a trained algorithm made it. The same image
  * gives the same bytes. Written to a temporary name and renamed, so a failed write leaves what
  * was. */
@@ -29,3 +31,9 @@ GBytes *moji_image_encode_png(const MojiImage *image, GError **error);
  * fault. name: for errors. */
 MojiImage *moji_image_read_png(const char *path, GError **error);
 MojiImage *moji_image_decode_png(const void *data, gsize bytes, const char *name, GError **error);
+
+MojiImage *moji_image_copy(const MojiImage *image);
+/* (iiayays): width, height, RGBA, mask (empty: none), recipe ("": none). Floating. */
+GVariant *moji_image_to_variant(const MojiImage *image);
+/* NULL and MOJI_ERROR_USAGE if the bytes are not width times height. */
+MojiImage *moji_image_from_variant(GVariant *v, GError **error);

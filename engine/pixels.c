@@ -21,12 +21,12 @@ gboolean moji_drawing_sketch(MojiDrawing *d, GError **error)
     gboolean ok = moji_stage_prepare(s, e->backend, error);
     for (int round = 0; ok && round < ROUNDS; round++) {
         moji_random_normal(&random, latents, count);
-        for (gsize i = 0; i < count; i++)
-            scaled[i] = latents[i] / vae->scaling_factor + vae->shift_factor;
+        moji_vae_unscale(vae, latents, scaled, count);
         moji_tape_write(s->tape, s->in[0], scaled);
         ok = moji_tape_run(s->tape, d->cancel, error);
         if (ok) {
             moji_tape_read(s->tape, s->out, rgb);
+            moji_vae_spread(vae, rgb, count * f * f * 3 / d->c);
             moji_sketch_learn(e->sketch, latents, rgb, SIDE, SIDE, f);
         }
     }

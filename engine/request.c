@@ -1,14 +1,16 @@
 /* request.c: see request.h. One table names every field, so that copying, the wire and the checks
  * cannot forget one. */
 #include "request.h"
+#include "json.h"
 #include <math.h>
 #include <string.h>
 
 typedef struct {
     const char *name;
-    char type; /* GVariant's letter: s, x, i, d, b */
+    char type; /* GVariant's letter: s, x, i, d, b; ( for a picture */
     gsize offset;
     gsize max_bytes; /* of a string */
+    gboolean alone;  /* holds for one picture, not for another that is made of it */
 } Field;
 
 static const Field FIELDS[] = {
@@ -20,14 +22,18 @@ static const Field FIELDS[] = {
     {"spacing", 's', G_STRUCT_OFFSET(MojiRequest, spacing), 128},
     {"sigmas", 's', G_STRUCT_OFFSET(MojiRequest, sigmas), 128},
     {"rng", 's', G_STRUCT_OFFSET(MojiRequest, rng), 128},
-    {"model", 's', G_STRUCT_OFFSET(MojiRequest, model), 4096},
+    {"model", 's', G_STRUCT_OFFSET(MojiRequest, model), 4096, TRUE},
     {"seed", 'x', G_STRUCT_OFFSET(MojiRequest, seed), 0},
     {"steps", 'i', G_STRUCT_OFFSET(MojiRequest, steps), 0},
     {"guidance", 'd', G_STRUCT_OFFSET(MojiRequest, guidance), 0},
-    {"size", 'i', G_STRUCT_OFFSET(MojiRequest, size), 0},
+    {"size", 'i', G_STRUCT_OFFSET(MojiRequest, size), 0, TRUE},
     {"clip_skip", 'i', G_STRUCT_OFFSET(MojiRequest, clip_skip), 0},
-    {"count", 'i', G_STRUCT_OFFSET(MojiRequest, count), 0},
+    {"count", 'i', G_STRUCT_OFFSET(MojiRequest, count), 0, TRUE},
     {"transparent", 'b', G_STRUCT_OFFSET(MojiRequest, transparent), 0},
+    {"amount", 'd', G_STRUCT_OFFSET(MojiRequest, amount), 0},
+    {"variation_seed", 'x', G_STRUCT_OFFSET(MojiRequest, variation_seed), 0},
+    {"image", '(', G_STRUCT_OFFSET(MojiRequest, image), 0, TRUE},
+    {"strength", 'd', G_STRUCT_OFFSET(MojiRequest, strength), 0, TRUE},
 };
 
 static char **string_at(const MojiRequest *r, const Field *f)
@@ -38,8 +44,8 @@ static char **string_at(const MojiRequest *r, const Field *f)
 MojiRequest *moji_request_new(void)
 {
     MojiRequest *r = g_new0(MojiRequest, 1);
-    r->seed = -1;
-    r->guidance = -1;
+    r->seed = r->variation_seed = -1;
+    r->guidance = r->strength = -1;
     return r;
 }
 
@@ -49,6 +55,7 @@ MojiRequest *moji_request_copy(const MojiRequest *r)
     for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++)
         if (FIELDS[i].type == 's')
             *string_at(copy, &FIELDS[i]) = g_strdup(*string_at(r, &FIELDS[i]));
+    copy->image = r->image ? moji_image_copy(r->image) : NULL;
     return copy;
 }
 
@@ -59,6 +66,7 @@ void moji_request_free(MojiRequest *r)
     for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++)
         if (FIELDS[i].type == 's')
             g_free(*string_at(r, &FIELDS[i]));
+    moji_image_free(r->image);
     g_free(r);
 }
 
@@ -96,6 +104,26 @@ static gboolean check_range(const char *name, gint64 value, gint64 min, gint64 m
     return FALSE;
 }
 
+/* NaN is out of every range. */
+static gboolean check_share(const char *name, double value, gboolean zero, GError **error)
+{
+    if (value <= 1 && (zero ? value >= 0 : value != 0))
+        return TRUE;
+    g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "%s: %g is out of range; expected %s to 1",
+                name, value, zero ? "0" : "more than 0");
+    return FALSE;
+}
+
+static gboolean check_image(const MojiImage *image, GError **error)
+{
+    if (!image || (gsize)image->width * image->height <= MOJI_IMAGE_MAX_SENT)
+        return TRUE;
+    g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                "picture: %d x %d px is too large; at most %d pixels are taken", image->width,
+                image->height, MOJI_IMAGE_MAX_SENT);
+    return FALSE;
+}
+
 static gboolean blank(const char *text)
 {
     for (; text && *text; text = g_utf8_next_char(text))
@@ -118,7 +146,10 @@ gboolean moji_request_check(const MojiRequest *r, GError **error)
     if (!check_range("seed", r->seed, -1, last_seed, error) ||
         !check_range("steps", r->steps, 0, MOJI_REQUEST_MAX_STEPS, error) ||
         !check_range("clip_skip", r->clip_skip, 0, MOJI_REQUEST_MAX_CLIP_SKIP, error) ||
-        !check_range("count", r->count, 0, MOJI_REQUEST_MAX_COUNT, error))
+        !check_range("count", r->count, 0, MOJI_REQUEST_MAX_COUNT, error) ||
+        !check_range("variation_seed", r->variation_seed, -1, last_seed, error) ||
+        !check_share("amount", r->amount, TRUE, error) ||
+        !check_share("strength", r->strength, FALSE, error) || !check_image(r->image, error))
         return FALSE;
     if (!isfinite(r->guidance) || r->guidance > MOJI_REQUEST_MAX_GUIDANCE) {
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
@@ -152,6 +183,8 @@ static GVariant *field_to_variant(const MojiRequest *r, const MojiRequest *unset
     case 'd':
         return *(const double *)p != *(const double *)q ? g_variant_new_double(*(const double *)p)
                                                         : NULL;
+    case '(':
+        return *(MojiImage *const *)p ? moji_image_to_variant(*(MojiImage *const *)p) : NULL;
     default:
         return *(const gboolean *)p ? g_variant_new_boolean(TRUE) : NULL;
     }
@@ -180,7 +213,8 @@ static const Field *field_find(const char *name)
 
 static gboolean field_from_variant(MojiRequest *r, const Field *f, GVariant *value, GError **error)
 {
-    char expected[2] = {f->type, 0};
+    char letter[2] = {f->type, 0};
+    const char *expected = f->type == '(' ? "(iiayays)" : letter;
     if (!g_variant_is_of_type(value, G_VARIANT_TYPE(expected))) {
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
                     "%s: a value of type \"%s\" was sent, expected \"%s\"", f->name,
@@ -188,6 +222,8 @@ static gboolean field_from_variant(MojiRequest *r, const Field *f, GVariant *val
         return FALSE;
     }
     gpointer p = G_STRUCT_MEMBER_P(r, f->offset);
+    if (f->type == '(')
+        return (*(MojiImage **)p = moji_image_from_variant(value, error)) != NULL;
     if (f->type == 's')
         *(char **)p = g_variant_dup_string(value, NULL);
     else
@@ -222,4 +258,42 @@ MojiRequest *moji_request_from_variant(GVariant *dict, GError **error)
             return NULL;
     }
     return g_steal_pointer(&r);
+}
+
+/* A recipe's member as the field's type, or NULL. Floating. */
+static GVariant *member_to_variant(JsonObject *recipe, const Field *f)
+{
+    JsonNode *node = json_object_get_member(recipe, f->name);
+    GType type = node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_value_type(node) : 0;
+    gboolean number = type == G_TYPE_INT64 || type == G_TYPE_DOUBLE;
+    if (f->type == 's' && type == G_TYPE_STRING && *json_node_get_string(node))
+        return g_variant_new_string(json_node_get_string(node));
+    if (f->type == 'x' && type == G_TYPE_INT64)
+        return g_variant_new_int64(json_node_get_int(node));
+    if (f->type == 'i' && type == G_TYPE_INT64)
+        return g_variant_new_int32((gint32)CLAMP(json_node_get_int(node), 0, G_MAXINT32));
+    if (f->type == 'd' && number)
+        return g_variant_new_double(json_node_get_double(node));
+    if (f->type == 'b' && type == G_TYPE_BOOLEAN)
+        return g_variant_new_boolean(json_node_get_boolean(node));
+    return NULL;
+}
+
+void moji_request_take_recipe(MojiRequest *r, const char *json)
+{
+    JsonObject *recipe;
+    g_autoptr(MojiRequest) unset = moji_request_new();
+    g_autoptr(JsonParser) parser =
+        json ? moji_json_parse(json, strlen(json), FALSE, "recipe", &recipe, NULL) : NULL;
+    for (gsize i = 0; parser && i < G_N_ELEMENTS(FIELDS); i++) {
+        const Field *f = &FIELDS[i];
+        GVariant *own = field_to_variant(r, unset, f);
+        GVariant *value = !own && !f->alone ? member_to_variant(recipe, f) : NULL;
+        if (own)
+            g_variant_unref(g_variant_ref_sink(own));
+        if (value) {
+            field_from_variant(r, f, value, NULL);
+            g_variant_unref(g_variant_ref_sink(value));
+        }
+    }
 }

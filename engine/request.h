@@ -6,7 +6,7 @@
  *
  * Strings are UTF-8 and owned by the struct: set them with g_strdup. */
 #pragma once
-#include "error.h"
+#include "image.h"
 
 #define MOJI_REQUEST_MAX_STEPS 1000
 #define MOJI_REQUEST_MAX_GUIDANCE 100.0
@@ -35,6 +35,20 @@ typedef struct {
                     */
     int count;     /* pictures, seeds seed, seed+1, ...; 0 means 1 */
     gboolean transparent; /* cut the flat background out */
+
+    /* Pictures that resemble each other: all from the noise of `seed`, turned towards those of
+     * variation_seed, variation_seed+1, ... */
+    double amount;         /* 0: no; 1: all the way */
+    gint64 variation_seed; /* -1: seed+1 */
+
+    /* A picture to redraw, instead of starting from nothing. Its mask says where: 255 redraws, 0
+     * keeps every bit, between them blends; NULL: everywhere. `size` is then the long side at which
+     * it is redrawn; a larger picture is redrawn around its mask, or reduced, a smaller one
+     * enlarged. Transparency stays as it is, or with `transparent` is made anew where it redraws.
+     */
+    MojiImage *image;
+    double strength; /* how much of it may change, up to 1; below 0: 0.7, or 1 of a model made for
+                      * filling masks in */
 } MojiRequest;
 
 /* Everything at "the card's", seed -1. */
@@ -47,6 +61,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(MojiRequest, moji_request_free)
  * size 0 or a multiple of 8 in the range above, ... Whether the model knows a style, a background
  * or a sampler is for moji_engine_draw to say. */
 gboolean moji_request_check(const MojiRequest *r, GError **error);
+
+/* Takes from a recipe (order.h) what is still at "the card's" in r: words, seed, steps, ...; of
+ * whatever else json may be, nothing. */
+void moji_request_take_recipe(MojiRequest *r, const char *json);
 
 /* For the wire: a{sv} under the struct's names, unset fields left out. Floating. */
 GVariant *moji_request_to_variant(const MojiRequest *r);

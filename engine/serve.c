@@ -179,7 +179,7 @@ static void job_draw(Job *job)
         images = moji_engine_draw(job->server->engine, job->request, job_progress, job, job->cancel,
                                   &job->error);
     for (guint i = 0; images && i < images->len; i++) {
-        GVariant *image = moji_wire_image(images->pdata[i]);
+        GVariant *image = moji_image_to_variant(images->pdata[i]);
         g_dbus_connection_emit_signal(job->connection, NULL, MOJI_WIRE_PATH, MOJI_WIRE_INTERFACE,
                                       "Picture", g_variant_new("(u@(iiayays))", job->id, image),
                                       NULL);
@@ -289,10 +289,10 @@ static GVariant *cutout(Server *s, GVariant *parameters, GError **error)
 {
     (void)s;
     g_autoptr(GVariant) v = g_variant_get_child_value(parameters, 0);
-    g_autoptr(MojiImage) image = moji_wire_read_image(v, error);
+    g_autoptr(MojiImage) image = moji_image_from_variant(v, error);
     if (!image || !moji_cutout(image, NULL, NULL, error))
         return NULL;
-    GVariant *out = moji_wire_image(image);
+    GVariant *out = moji_image_to_variant(image);
     return g_variant_new_tuple(&out, 1);
 }
 

@@ -56,6 +56,15 @@ MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, i
     return stage_end(s, moji_vae_decoder(s->tape, &m->vae, s->in[0]));
 }
 
+MojiStage *moji_stage_encode(const MojiModel *m, MojiType type, int batch, int h, int w)
+{
+    MojiStage *s = stage_new("encode", type, m->vae_weights);
+    int f = moji_vae_factor(&m->vae);
+    const gint64 shape[] = {batch, (gint64)f * h, (gint64)f * w, m->vae.in_channels};
+    s->in[0] = moji_input(s->tape, "pixels", MOJI_F32, 4, shape);
+    return stage_end(s, moji_vae_encoder(s->tape, &m->vae, s->in[0]));
+}
+
 void moji_stage_free(MojiStage *s)
 {
     if (!s)

@@ -1,4 +1,5 @@
-/* stage.h: one tape of the pipeline with its ends: text, U-Net or decoder at one size and batch.
+/* stage.h: one tape of the pipeline with its ends: text, U-Net, decoder or encoder at one size and
+ * batch.
  *
  *     MojiStage *s = moji_stage_unet(model, MOJI_BF16, 2, 64, 64);
  *     puts(moji_tape_explain(s->tape));                      // needs no weights
@@ -16,7 +17,7 @@ typedef struct {
     MojiTape *tape; /* planned */
     MojiTensor *in[3], *out;
     MojiWeights *weights; /* the model's; NULL if it was opened without */
-    const char *name;     /* "text", "unet" or "vae" */
+    const char *name;     /* "text", "unet", "vae" or "encode" */
     gboolean prepared;
 } MojiStage;
 
@@ -25,8 +26,11 @@ typedef struct {
 MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int clip_skip);
 /* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c] */
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w);
-/* latents f32 [B,h,w,c] -> f32 [B,f*h,f*w,3] */
+/* latents f32 [B,h,w,c] -> f32 [B,f*h,f*w,3]; vae.h tells what to do before and after, here and in
+ * the next. */
 MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, int w);
+/* pixels f32 [B,f*h,f*w,3] -> f32 [B,h,w,moments] */
+MojiStage *moji_stage_encode(const MojiModel *m, MojiType type, int batch, int h, int w);
 void moji_stage_free(MojiStage *s); /* NULL is fine */
 
 /* Allocates and prepares, once; later calls do nothing. */

@@ -1,6 +1,7 @@
 /* vae.c: see vae.h. All norms have eps 1e-6, unlike the U-Net's, and the one attention has one head
  * as wide as all channels. */
 #include "vae.h"
+#include "vae_tiny.h"
 #include "config.h"
 #include <math.h>
 #include <string.h>
@@ -26,7 +27,7 @@ static const MojiConfigField fields[] = {
     {"shift_factor", NULL},
     {"up_block_types", NULL},
     {"use_post_quant_conv", NULL},
-    {"use_quant_conv", NULL}, /* the encoder's */
+    {"use_quant_conv", NULL},
     {0},
 };
 
@@ -50,11 +51,13 @@ static gboolean read_levels(JsonObject *o, const char *path, MojiVaeConfig *c, G
 gboolean moji_vae_config_parse(JsonObject *o, const char *path, MojiVaeConfig *config,
                                GError **error)
 {
+    if (moji_vae_tiny_is(o))
+        return moji_vae_tiny_config(o, path, config, error);
     if (!moji_config_check(o, path, fields, error))
         return FALSE;
     MojiVaeConfig c = {.in_channels = 3, .out_channels = 3, .latent_channels = 4, .layers = 1};
     c.norm_groups = 32;
-    c.mid_attention = c.post_quant_conv = TRUE;
+    c.mid_attention = c.quant_conv = c.post_quant_conv = TRUE;
     double scaling = 0.18215, shift = 0;
     if (!moji_json_int(o, path, "in_channels", 1, 1 << 10, &c.in_channels, error) ||
         !moji_json_int(o, path, "out_channels", 1, 1 << 10, &c.out_channels, error) ||
@@ -62,6 +65,7 @@ gboolean moji_vae_config_parse(JsonObject *o, const char *path, MojiVaeConfig *c
         !moji_json_int(o, path, "layers_per_block", 1, 16, &c.layers, error) ||
         !moji_json_int(o, path, "norm_num_groups", 1, 1 << 10, &c.norm_groups, error) ||
         !moji_json_bool(o, path, "mid_block_add_attention", &c.mid_attention, error) ||
+        !moji_json_bool(o, path, "use_quant_conv", &c.quant_conv, error) ||
         !moji_json_bool(o, path, "use_post_quant_conv", &c.post_quant_conv, error) ||
         !moji_json_double(o, path, "scaling_factor", &scaling, error) ||
         !moji_json_double(o, path, "shift_factor", &shift, error) ||
@@ -153,6 +157,8 @@ static MojiTensor *up_block(MojiTape *tape, const MojiVaeConfig *c, int i, MojiT
 
 MojiTensor *moji_vae_decoder(MojiTape *tape, const MojiVaeConfig *c, MojiTensor *latents)
 {
+    if (c->tiny)
+        return moji_vae_tiny_decoder(tape, c, latents);
     MojiConv three = {.kernel = 3, .pad = 1};
     MojiTensor *x = moji_cast(tape, latents, moji_tape_compute(tape));
     if (c->post_quant_conv)
@@ -169,4 +175,80 @@ MojiTensor *moji_vae_decoder(MojiTape *tape, const MojiVaeConfig *c, MojiTensor 
     x = moji_conv2d(tape, "conv_out", x, three);
     moji_scope_end(tape);
     return moji_cast(tape, x, MOJI_F32);
+}
+
+/* down_blocks.I: x [B,2h,2w,C] -> [B,h,w,out], at the last block of the same size */
+static MojiTensor *down_block(MojiTape *tape, const MojiVaeConfig *c, int i, MojiTensor *x)
+{
+    int width = c->channels[i];
+    moji_scope(tape, "down_blocks.%d", i);
+    for (int k = 0; k < c->layers; k++)
+        x = resnet(tape, c, k, x, width);
+    if (i < c->levels - 1)
+        x = moji_conv2d(
+            tape, "downsamplers.0.conv", x,
+            (MojiConv){.out = width, .kernel = 3, .stride = 2, .pad = 1, .pad_end_only = TRUE});
+    moji_scope_end(tape);
+    return x;
+}
+
+MojiTensor *moji_vae_encoder(MojiTape *tape, const MojiVaeConfig *c, MojiTensor *pixels)
+{
+    if (c->tiny)
+        return moji_vae_tiny_encoder(tape, c, pixels);
+    int moments = moji_vae_moments(c);
+    MojiConv three = {.out = c->channels[0], .kernel = 3, .pad = 1};
+    MojiTensor *x = moji_cast(tape, pixels, moji_tape_compute(tape));
+    moji_scope(tape, "encoder");
+    x = moji_conv2d(tape, "conv_in", x, three);
+    for (int i = 0; i < c->levels; i++)
+        x = down_block(tape, c, i, x);
+    x = mid_block(tape, c, x);
+    x = moji_group_norm(tape, "conv_norm_out", x, c->norm_groups, EPS, TRUE);
+    three.out = moments;
+    x = moji_conv2d(tape, "conv_out", x, three);
+    moji_scope_end(tape);
+    if (c->quant_conv)
+        x = moji_conv2d(tape, "quant_conv", x, (MojiConv){.out = moments, .kernel = 1});
+    return moji_cast(tape, x, MOJI_F32);
+}
+
+/* ---- around the networks ---- */
+
+int moji_vae_moments(const MojiVaeConfig *c)
+{
+    return c->tiny ? c->latent_channels : 2 * c->latent_channels;
+}
+
+void moji_vae_unscale(const MojiVaeConfig *c, const float *from, float *to, gsize count)
+{
+    for (gsize i = 0; i < count; i++) {
+        float z = from[i] / c->scaling_factor + c->shift_factor;
+        to[i] = c->tiny ? tanhf(z / 3) * 3 : z;
+    }
+}
+
+void moji_vae_spread(const MojiVaeConfig *c, float *rgb, gsize count)
+{
+    for (gsize i = 0; c->tiny && i < count; i++)
+        rgb[i] = rgb[i] * 2 - 1;
+}
+
+void moji_vae_gather(const MojiVaeConfig *c, float *rgb, gsize count)
+{
+    for (gsize i = 0; c->tiny && i < count; i++)
+        rgb[i] = (rgb[i] + 1) / 2;
+}
+
+void moji_vae_latents(const MojiVaeConfig *c, const float *moments, const float *noise,
+                      float *latents, gsize n)
+{
+    int width = c->latent_channels, all = moji_vae_moments(c);
+    for (gsize i = 0; i < n * width; i++) {
+        const float *mean = moments + i / width * all + i % width;
+        float z = *mean;
+        if (noise && !c->tiny)
+            z += expf(0.5f * CLAMP(mean[width], -30.0f, 20.0f)) * noise[i];
+        latents[i] = (z - c->shift_factor) * c->scaling_factor;
+    }
 }

@@ -122,17 +122,12 @@ char *moji_wire_log_path(void)
     return g_build_filename(folder, "engine.log", NULL);
 }
 
-static GVariant *bytes_variant(const void *data, gsize bytes)
-{
-    return g_variant_new_fixed_array(G_VARIANT_TYPE_BYTE, data, bytes, 1);
-}
-
 GVariant *moji_wire_progress(guint32 id, const MojiProgress *p)
 {
     gsize bytes = p->preview ? (gsize)p->preview_width * p->preview_height * 3 : 0;
     return g_variant_new("(uiiiiiii@ay)", id, p->phase, p->step, p->steps, p->image, p->images,
                          p->preview ? p->preview_width : 0, p->preview ? p->preview_height : 0,
-                         bytes_variant(p->preview, bytes));
+                         g_variant_new_fixed_array(G_VARIANT_TYPE_BYTE, p->preview, bytes, 1));
 }
 
 gboolean moji_wire_read_progress(GVariant *v, guint32 *id, MojiProgress *p)
@@ -148,41 +143,6 @@ gboolean moji_wire_read_progress(GVariant *v, guint32 *id, MojiProgress *p)
     int w = p->preview_width, h = p->preview_height;
     return phase >= MOJI_PHASE_LOADING && phase <= MOJI_PHASE_CUTOUT && w >= 0 && h >= 0 &&
            w <= 4096 && h <= 4096 && (gsize)w * h * 3 == bytes;
-}
-
-GVariant *moji_wire_image(const MojiImage *image)
-{
-    gsize pixels = (gsize)image->width * image->height;
-    return g_variant_new(
-        "(ii@ay@ays)", image->width, image->height, bytes_variant(image->rgba, pixels * 4),
-        bytes_variant(image->mask, image->mask ? pixels : 0), image->recipe ? image->recipe : "");
-}
-
-MojiImage *moji_wire_read_image(GVariant *v, GError **error)
-{
-    g_autoptr(GVariant) rgba = NULL, mask = NULL;
-    int width, height;
-    gsize rgba_bytes, mask_bytes;
-    const char *recipe;
-    g_variant_get(v, "(ii@ay@ay&s)", &width, &height, &rgba, &mask, &recipe);
-    const void *rgba_data = g_variant_get_fixed_array(rgba, &rgba_bytes, 1);
-    const void *mask_data = g_variant_get_fixed_array(mask, &mask_bytes, 1);
-    gsize pixels = (gsize)MAX(width, 0) * (gsize)MAX(height, 0);
-    if (width < 1 || height < 1 || width > 16384 || height > 16384 || rgba_bytes != pixels * 4 ||
-        (mask_bytes && mask_bytes != pixels)) {
-        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
-                    "a picture of %d x %d px came with %" G_GSIZE_FORMAT
-                    " bytes of pixels and %" G_GSIZE_FORMAT " of mask",
-                    width, height, rgba_bytes, mask_bytes);
-        return NULL;
-    }
-    MojiImage *image = moji_image_new(width, height);
-    memcpy(image->rgba, rgba_data, rgba_bytes);
-    if (mask_bytes)
-        image->mask = g_memdup2(mask_data, mask_bytes);
-    if (*recipe)
-        image->recipe = g_strdup(recipe);
-    return image;
 }
 
 GError *moji_wire_error(GError *e)

@@ -21,7 +21,6 @@
 /* What a started engine writes on standard output once its socket listens. */
 #define MOJI_WIRE_READY "ready\n"
 #define MOJI_WIRE_RUNNING "running\n" /* another engine of this user does */
-#define MOJI_WIRE_MAX_BYTES (1 << 26) /* of one array in a message, by D-Bus's rules */
 
 GDBusInterfaceInfo *moji_wire_interface(void); /* owned here */
 
@@ -40,11 +39,6 @@ char *moji_wire_log_path(void);
 GVariant *moji_wire_progress(guint32 id, const MojiProgress *p);
 /* FALSE if the numbers do not fit each other. preview points into v. */
 gboolean moji_wire_read_progress(GVariant *v, guint32 *id, MojiProgress *p);
-
-/* (iiayays): width, height, RGBA, mask (empty: none), recipe ("": none). Floating. */
-GVariant *moji_wire_image(const MojiImage *image);
-/* NULL and MOJI_ERROR_USAGE if the bytes are not width times height. */
-MojiImage *moji_wire_read_image(GVariant *v, GError **error);
 
 /* Turns what GDBus reports into MOJI_ERROR: the peer's own error with its text, or
  * MOJI_ERROR_BACKEND. Takes e, returns a new one. */

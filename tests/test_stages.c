@@ -141,6 +141,21 @@ static void test_vae(void)
     moji_model_free(m);
 }
 
+static void test_encode(void)
+{
+    MojiModel *m = open_model();
+    if (!m)
+        return;
+    gsize count;
+    gint64 shape[4];
+    float *pixels = dump("pixels.npy", &count, shape);
+    int f = moji_vae_factor(&m->vae);
+    MojiStage *stage = moji_stage_encode(m, type, 1, shape[1] / f, shape[2] / f);
+    compare(stage, (void *[]){pixels, NULL, NULL}, "moments.npy", "encode", 1);
+    moji_stage_free(stage);
+    moji_model_free(m);
+}
+
 /* The prediction must not depend on what else is in the batch, nor on the number of threads. */
 static void test_batch(void)
 {
@@ -262,6 +277,7 @@ static void test_model(void)
         row("text", test_text);
         row("unet", test_unet);
         row("vae", test_vae);
+        row("encode", test_encode);
         if (!strcmp(model->name, "tiny-sd"))
             row("stored as bf16", test_stored_type);
     }

@@ -23,7 +23,7 @@ static void take_request(GVariant *v)
 static void take_image(GVariant *v)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(MojiImage) image = moji_wire_read_image(v, &error);
+    g_autoptr(MojiImage) image = moji_image_from_variant(v, &error);
     g_assert(!image == (error != NULL));
     if (image)
         image->rgba[(gsize)image->width * image->height * 4 - 1] ^= 1;

@@ -66,6 +66,11 @@ void moji_engine_set_previews(MojiEngine *e, gboolean previews)
     e->previews = previews;
 }
 
+void moji_engine_set_memory(MojiEngine *e, guint64 bytes)
+{
+    e->memory = bytes;
+}
+
 const MojiTimes *moji_engine_times(MojiEngine *e)
 {
     return &e->times;
@@ -142,6 +147,8 @@ static gboolean finish(MojiDrawing *d, MojiImage *image, GError **error)
     if (e_cut)
         moji_order_warn(d->order, "The background was kept: %s", e_cut->message);
     g_clear_error(&e_cut);
+    if (d->edit)
+        moji_edit_restore(d->edit, image);
     image->recipe = moji_order_recipe(d->order, e->model, e->weights, e->type, d->image,
                                       cut ? report.background : NULL);
     /* What was said about this picture is not true of the next. */
@@ -162,17 +169,30 @@ static gboolean draw_one(MojiDrawing *d, GPtrArray *images, GError **error)
     return !moji_drawing_cancelled(d, error) && finish(d, image, error);
 }
 
+/* Everything that is held from the start, so that a lack of it is told at the start. */
+static gboolean prepare(MojiDrawing *d, MojiType type, GError **error)
+{
+    MojiEngine *e = d->e;
+    if (!moji_drawing_begin(d, type, error))
+        return FALSE;
+    return d->one_at_a_time ||
+           (moji_drawing_ready(d, &e->text, error) && moji_drawing_ready(d, &e->unet, error) &&
+            moji_drawing_sketch(d, error));
+}
+
 static gboolean draw_all(MojiDrawing *d, MojiType type, GPtrArray *images, GError **error)
 {
-    double start = moji_drawing_now();
-    if (!moji_drawing_prepare(d, type, error) || !moji_drawing_sketch(d, error))
+    double start = moji_drawing_now(), read = d->e->times.load;
+    if (!prepare(d, type, error))
         return FALSE;
-    d->e->times.load += moji_drawing_now() - start;
+    d->e->times.load = moji_drawing_now() - start + read;
     start = moji_drawing_now();
     moji_drawing_tell(d, (MojiProgress){.phase = MOJI_PHASE_TEXT});
     if (!moji_drawing_embed(d, error))
         return FALSE;
     d->e->times.text += moji_drawing_now() - start;
+    if (!moji_drawing_encode(d, error))
+        return FALSE;
     for (d->image = 0; d->image < d->order->count; d->image++)
         if (!draw_one(d, images, error))
             return FALSE;
@@ -190,7 +210,16 @@ static MojiType wanted_type(MojiEngine *e)
 static gboolean draw_order(MojiDrawing *d, GPtrArray *images, GError **error)
 {
     const MojiModel *m = d->e->model;
-    d->h = d->w = d->order->size / moji_vae_factor(&m->vae);
+    if (d->order->image) {
+        d->edit = moji_edit_new(d->order->image, d->order->backdrop, d->order->size,
+                                moji_stage_size_unit(m), error);
+        if (!d->edit)
+            return FALSE;
+    }
+    d->height = d->edit ? d->edit->height : d->order->size;
+    d->width = d->edit ? d->edit->width : d->order->size;
+    d->h = d->height / moji_vae_factor(&m->vae);
+    d->w = d->width / moji_vae_factor(&m->vae);
     d->c = m->vae.latent_channels;
     d->count = (gsize)d->h * d->w * d->c;
     d->batch = d->order->guidance > 1 ? 2 : 1;
@@ -238,7 +267,11 @@ GPtrArray *moji_engine_draw(MojiEngine *e, const MojiRequest *request, MojiProgr
     if (e->vae && moji_tape_block_bytes(e->vae->tape) > KEEP_BYTES)
         g_clear_pointer(&e->vae, moji_stage_free);
     moji_order_free(d.order);
+    moji_edit_free(d.edit);
     g_free(d.context);
+    g_free(d.moments);
+    g_free(d.hidden);
+    g_free(d.cells);
     e->times.total = moji_drawing_now() - start;
     return images;
 }

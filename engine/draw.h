@@ -32,6 +32,10 @@ void moji_engine_set_type(MojiEngine *e, const char *type);
 void moji_engine_set_dump(MojiEngine *e, const char *folder);
 /* TRUE: progress carries previews, at the price of a little time. FALSE at first. */
 void moji_engine_set_previews(MojiEngine *e, gboolean previews);
+/* Bytes that drawings may take, of which models and their networks are most; 0, as at first: what
+ * the machine has left. With less than all networks need they are held one at a time, and the
+ * decoder draws in tiles. */
+void moji_engine_set_memory(MojiEngine *e, guint64 bytes);
 void moji_engine_unload(MojiEngine *e); /* drop the model, keep the engine */
 
 typedef enum {

@@ -1,14 +1,16 @@
 /* drawing.h: what the files of one drawing share; nothing outside of them includes it.
  *
  *     load.c     the model, and stages that fit this drawing
+ *     memory.c   which of them are held at once, so that they fit the machine
  *     embed.c    prompt -> embeddings
+ *     pixels.c   latents <-> pixels
  *     denoise.c  noise -> latents
- *     pixels.c   latents -> pixels
  *     draw.c     all of it, in order
  *
  * They are called in that order. Each returns FALSE (or NULL) with the error set. */
 #pragma once
 #include "draw.h"
+#include "edit.h"
 #include "order.h"
 #include "sketch.h"
 #include "stage.h"
@@ -18,13 +20,14 @@ struct MojiEngine {
     char *type_name; /* asked for, or NULL */
     char *dump;      /* or NULL */
     gboolean previews;
+    guint64 memory; /* bytes that may be used; 0: what the machine has */
 
-    MojiModel *model;             /* or NULL */
-    char *stamp;                  /* the loaded model's folder and file times */
-    char *weights;                /* moji_weights_identity */
-    MojiStage *text, *unet, *vae; /* prepared last, or NULL; they borrow the model's weights */
-    int stage_size, stage_batch;  /* what they were made for */
-    int stage_skip;               /* likewise, the text stage */
+    MojiModel *model;                  /* or NULL */
+    char *stamp;                       /* the loaded model's folder and file times */
+    char *weights;                     /* moji_weights_identity */
+    MojiStage *text, *unet, *vae;      /* prepared last, or NULL; they borrow the model's weights */
+    int stage_h, stage_w, stage_batch; /* what they were made for */
+    int stage_skip;                    /* likewise, the text stage */
     MojiType type;
     MojiSketch *sketch; /* or NULL */
     MojiTimes times;
@@ -41,7 +44,17 @@ typedef struct {
     int batch;         /* 2: with guidance */
     int h, w, c;       /* latents */
     gsize count;       /* h w c */
+    int height, width; /* pixels, as they are decoded */
     float *context;    /* [batch,n,C] */
+
+    gboolean one_at_a_time; /* stages are dropped as soon as they are not needed */
+    int tile_h, tile_w;     /* latents that are decoded or encoded at once */
+
+    /* Where a picture is redrawn, or the model fills holes. */
+    MojiEdit *edit;    /* or NULL */
+    float *moments;    /* [h,w,moments]: the picture encoded, or NULL */
+    float *hidden;     /* the same with its holes in gray, for a model that fills them, or NULL */
+    float *cells;      /* [h,w]: 1 where redrawn, or NULL: everywhere */
     gboolean overflow; /* numbers went out of the type's range */
 } MojiDrawing;
 
@@ -62,10 +75,17 @@ gboolean moji_drawing_finite(MojiDrawing *d, const float *x, gsize count, const 
 
 /* Makes e->model the model asked for (NULL or "": the bundled one), unless it is already. */
 gboolean moji_drawing_load(MojiEngine *e, const char *asked, GError **error);
-/* The stages for this drawing, made anew where size, batch or type differ from the last one's. The
- * decoder is prepared when it is its turn: its block is the largest. */
-gboolean moji_drawing_prepare(MojiDrawing *d, MojiType type, GError **error);
+/* Lets go of the stages of other drawings, of another size, batch or type, and plans this one's. */
+gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error);
+/* Makes *s ready to run: &e->text, &e->unet or &e->vae, made if they are not there, or a stage of
+ * the caller's. The others make room if they must. */
+gboolean moji_drawing_ready(MojiDrawing *d, MojiStage **s, GError **error);
 void moji_drawing_drop_stages(MojiEngine *e);
+
+/* ---- memory.c ---- */
+
+/* Sets one_at_a_time and the tiles; MOJI_ERROR_MEMORY if nothing fits. */
+gboolean moji_drawing_plan(MojiDrawing *d, GError **error);
 
 /* ---- embed.c ---- */
 
@@ -74,12 +94,14 @@ gboolean moji_drawing_embed(MojiDrawing *d, GError **error);
 
 /* ---- denoise.c ---- */
 
-/* The picture's noise, then every step: x [h,w,c] */
+/* The picture's noise, on top of what it redraws, then every step: x [h,w,c] */
 gboolean moji_drawing_denoise(MojiDrawing *d, float *x, GError **error);
 
 /* ---- pixels.c ---- */
 
 /* Decodes a small picture of noise for e->sketch, where previews are wanted and there is none. */
 gboolean moji_drawing_sketch(MojiDrawing *d, GError **error);
+/* d->edit -> d->moments, d->hidden, d->cells; nothing where there is nothing to encode. */
+gboolean moji_drawing_encode(MojiDrawing *d, GError **error);
 /* x [h,w,c] -> the picture. Caller frees. */
 MojiImage *moji_drawing_decode(MojiDrawing *d, const float *x, GError **error);

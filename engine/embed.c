@@ -4,6 +4,8 @@
 gboolean moji_drawing_embed(MojiDrawing *d, GError **error)
 {
     MojiEngine *e = d->e;
+    if (!moji_drawing_ready(d, &e->text, error))
+        return FALSE;
     MojiStage *s = e->text;
     int n = moji_stage_tokens(e->model), width = e->model->clip.hidden_size;
     g_autofree gint32 *ids = g_new(gint32, d->batch * n);

@@ -2,7 +2,7 @@
 #include "error.h"
 
 /* clang-format off: it would take the name's hyphens for minus signs */
-G_DEFINE_QUARK(moji-error-quark, moji_error)
+G_DEFINE_QUARK(moji - error - quark, moji_error)
 /* clang-format on */
 
 void moji_error_file(GError **error, const char *path, const char *format, ...)

@@ -19,5 +19,4 @@ typedef enum {
 GQuark moji_error_quark(void);
 
 /* Sets MOJI_ERROR_FILE with the text "PATH: ..."; the path is shown as UTF-8 whatever its bytes. */
-void moji_error_file(GError **error, const char *path, const char *format, ...)
-    G_GNUC_PRINTF(3, 4);
+void moji_error_file(GError **error, const char *path, const char *format, ...) G_GNUC_PRINTF(3, 4);

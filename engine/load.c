@@ -55,35 +55,49 @@ gboolean moji_drawing_load(MojiEngine *e, const char *asked, GError **error)
     return TRUE;
 }
 
-/* All stages at once, and the host's arrays: latents in a dozen forms, pixels as float and as
- * bytes, what a backend's operations need for themselves. */
-static gboolean check_memory(const MojiDrawing *d, GError **error)
-{
-    enum { RESERVE = 64 << 20 };
-    const MojiEngine *e = d->e;
-    guint64 pixels = (guint64)d->order->size * d->order->size;
-    return moji_stage_memory_check(moji_stage_memory(e->text) + moji_stage_memory(e->unet) +
-                                       moji_stage_memory(e->vae) + d->count * 4 * 16 +
-                                       pixels * (3 * 4 + 4 * d->order->count) + RESERVE,
-                                   error);
-}
-
-gboolean moji_drawing_prepare(MojiDrawing *d, MojiType type, GError **error)
+gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error)
 {
     MojiEngine *e = d->e;
-    const MojiModel *m = e->model;
-    if (e->type != type || e->stage_size != d->order->size || e->stage_batch != d->batch)
+    if (e->type != type || e->stage_h != d->h || e->stage_w != d->w || e->stage_batch != d->batch)
         moji_drawing_drop_stages(e);
     if (e->stage_skip != d->order->clip_skip)
         g_clear_pointer(&e->text, moji_stage_free);
     e->stage_skip = d->order->clip_skip;
     e->type = type;
-    e->stage_size = d->order->size;
+    e->stage_h = d->h;
+    e->stage_w = d->w;
     e->stage_batch = d->batch;
-    e->text = e->text ? e->text : moji_stage_text(m, type, d->batch, d->order->clip_skip);
-    e->unet = e->unet ? e->unet : moji_stage_unet(m, type, d->batch, d->h, d->w);
-    e->vae = e->vae ? e->vae : moji_stage_vae(m, type, 1, d->h, d->w);
-    return check_memory(d, error) && moji_stage_prepare(e->text, e->backend, error) &&
-           !moji_drawing_cancelled(d, error) && moji_stage_prepare(e->unet, e->backend, error) &&
-           !moji_drawing_cancelled(d, error);
+    return moji_drawing_plan(d, error);
+}
+
+static MojiStage *stage_new(const MojiDrawing *d, MojiStage *const *s)
+{
+    const MojiEngine *e = d->e;
+    return s == &e->text   ? moji_stage_text(e->model, e->type, d->batch, d->order->clip_skip)
+           : s == &e->unet ? moji_stage_unet(e->model, e->type, d->batch, d->h, d->w)
+                           : moji_stage_vae(e->model, e->type, 1, d->tile_h, d->tile_w);
+}
+
+/* A part of the model other than `kept`'s goes, and with it what its weights were made into. */
+static void make_room(MojiStage **s, MojiWeights *weights, const MojiStage *kept)
+{
+    if (weights == kept->weights)
+        return;
+    g_clear_pointer(s, moji_stage_free);
+    moji_weights_release(weights);
+}
+
+gboolean moji_drawing_ready(MojiDrawing *d, MojiStage **s, GError **error)
+{
+    MojiEngine *e = d->e;
+    double start = moji_drawing_now();
+    *s = *s ? *s : stage_new(d, s);
+    if (d->one_at_a_time) {
+        make_room(&e->text, e->model->clip_weights, *s);
+        make_room(&e->unet, e->model->unet_weights, *s);
+        make_room(&e->vae, e->model->vae_weights, *s);
+    }
+    gboolean ready = moji_stage_prepare(*s, e->backend, error);
+    e->times.load += moji_drawing_now() - start;
+    return ready && !moji_drawing_cancelled(d, error);
 }

@@ -256,6 +256,11 @@ static gboolean check_folder(const char *folder, GError **error)
     return TRUE;
 }
 
+gboolean moji_model_fills(const MojiModel *m)
+{
+    return m->unet.in_channels == 2 * m->vae.latent_channels + 1;
+}
+
 /* Checks that the parts fit each other. */
 static gboolean check_fit(const MojiModel *m, GError **error)
 {
@@ -264,13 +269,10 @@ static gboolean check_fit(const MojiModel *m, GError **error)
                         "text_encoder gives %d numbers a token (hidden_size), unet takes %d "
                         "(cross_attention_dim)",
                         m->clip.hidden_size, m->unet.cross_attention_dim);
-    else if (m->unet.in_channels != m->vae.latent_channels)
+    else if (m->unet.in_channels != m->vae.latent_channels && !moji_model_fills(m))
         moji_error_file(error, m->folder,
-                        "unet takes %d channels (in_channels), vae has %d (latent_channels)%s",
-                        m->unet.in_channels, m->vae.latent_channels,
-                        m->unet.in_channels == 2 * m->vae.latent_channels + 1
-                            ? "; inpainting models are not supported"
-                            : "");
+                        "unet takes %d channels (in_channels), vae has %d (latent_channels)",
+                        m->unet.in_channels, m->vae.latent_channels);
     else if (m->unet.out_channels != m->vae.latent_channels)
         moji_error_file(error, m->folder,
                         "unet gives %d channels (out_channels), vae has %d (latent_channels)",

@@ -65,6 +65,10 @@ MojiModel *moji_model_open(const char *folder, GError **error);
 MojiModel *moji_model_configs(const char *folder, GError **error); /* no weights, no tokenizer */
 void moji_model_free(MojiModel *m);
 
+/* TRUE for a model made for filling holes: its U-Net takes the latents, the mask, and the latents
+ * of the picture with holes in it. */
+gboolean moji_model_fills(const MojiModel *m);
+
 /* The folder of the bundled model: MOJI_MODEL in the environment, else beside the program
  * (../share/moji/moji-mini), else where it was built. NULL if there is none. Caller frees. */
 char *moji_model_bundled(void);

@@ -1,5 +1,6 @@
 /* order.c: see order.h. */
 #include "order.h"
+#include "json.h"
 #include "stage.h"
 #include "version.h"
 #include "wording.h"
@@ -110,7 +111,7 @@ static gboolean choose_size(MojiOrder *o, int asked, const MojiModel *m, GError 
 {
     int unit = moji_stage_size_unit(m);
     o->size = asked ? asked : m->card.size;
-    if (o->size % unit == 0)
+    if (o->size % unit == 0 || o->image)
         return TRUE;
     int below = o->size / unit * unit;
     g_autofree char *first =
@@ -170,7 +171,14 @@ static gboolean choose_noise(MojiOrder *o, const char *asked, GError **error)
 
 void moji_order_random(const MojiOrder *o, int index, MojiRandom *random)
 {
-    (o->cuda ? moji_random_seed_cuda : moji_random_seed)(random, (guint64)o->seed + index);
+    guint64 seed = (guint64)o->seed + (o->amount > 0 ? 0 : index);
+    (o->cuda ? moji_random_seed_cuda : moji_random_seed)(random, seed);
+}
+
+void moji_order_variation(const MojiOrder *o, int index, MojiRandom *random)
+{
+    guint64 seed = (guint64)o->variation_seed + index;
+    (o->cuda ? moji_random_seed_cuda : moji_random_seed)(random, seed);
 }
 
 static gboolean choose_clip_skip(MojiOrder *o, int asked, const MojiModel *m, GError **error)
@@ -257,6 +265,43 @@ static void make_text(MojiOrder *o, const MojiModel *m)
                     o->subject + used + strspn(o->subject + used, " \t\n"));
 }
 
+/* What a picture was cut out of, as its recipe has it, or else the model's background, so that what
+ * is transparent looks as the model has learned it; white if there is neither. */
+static void choose_backdrop(MojiOrder *o, const MojiCard *card)
+{
+    JsonObject *recipe;
+    const char *json = o->image->recipe ? o->image->recipe : "";
+    g_autoptr(JsonParser) parser =
+        moji_json_parse(json, strlen(json), FALSE, "recipe", &recipe, NULL);
+    g_autofree char *cutout = NULL;
+    int rgb[3] = {255, 255, 255};
+    if (parser)
+        moji_json_string(recipe, "recipe", "cutout", &cutout, NULL);
+    if (!cutout || !read_colour(cutout, rgb))
+        for (int i = 0; o->background && i < card->n_backgrounds; i++)
+            if (same_word(o->background, card->backgrounds[i].word))
+                for (int k = 0; k < 3; k++)
+                    rgb[k] = card->backgrounds[i].rgb[k];
+    for (int k = 0; k < 3; k++)
+        o->backdrop[k] = (guint8)rgb[k];
+}
+
+static gboolean choose_edit(MojiOrder *o, const MojiRequest *r, const MojiModel *m, GError **error)
+{
+    if (!o->image)
+        return TRUE;
+    if (m->vae.in_channels != 3) {
+        moji_error_file(error, m->folder, "vae takes %d channels (in_channels), expected 3",
+                        m->vae.in_channels);
+        return FALSE;
+    }
+    o->strength = r->strength >= 0 ? r->strength : moji_model_fills(m) ? 1 : 0.7;
+    /* One step at least: that little more than its share is for rounding. */
+    o->strength = MIN(1, MAX(o->strength, (1 + 1e-9) / o->steps));
+    choose_backdrop(o, &m->card);
+    return TRUE;
+}
+
 MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **error)
 {
     MojiOrder *o = g_new0(MojiOrder, 1);
@@ -269,10 +314,14 @@ MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **err
     o->guidance = r->guidance >= 0 ? r->guidance : m->card.guidance;
     o->count = MAX(r->count, 1);
     o->transparent = r->transparent;
+    o->amount = r->amount;
+    o->variation_seed = r->variation_seed >= 0 ? r->variation_seed : o->seed + 1;
+    o->image = r->image;
     if (!choose_style(o, r->style, &m->card, error) ||
         !choose_background(o, r->background, &m->card, error) ||
         !choose_size(o, r->size, m, error) || !choose_sampler(o, r, m, error) ||
-        !choose_noise(o, r->rng, error) || !choose_clip_skip(o, r->clip_skip, m, error)) {
+        !choose_noise(o, r->rng, error) || !choose_clip_skip(o, r->clip_skip, m, error) ||
+        !choose_edit(o, r, m, error)) {
         moji_order_free(o);
         return NULL;
     }
@@ -356,7 +405,11 @@ char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weig
     put(r, "negative", o->negative);
     put(r, "style", o->style ? o->style : NONE);
     put(r, "background", o->background ? o->background : NONE);
-    json_object_set_int_member(r, "seed", o->seed + index);
+    json_object_set_int_member(r, "seed", o->seed + (o->amount > 0 ? 0 : index));
+    if (o->amount > 0) {
+        json_object_set_double_member(r, "amount", o->amount);
+        json_object_set_int_member(r, "variation_seed", o->variation_seed + index);
+    }
     json_object_set_int_member(r, "steps", o->steps);
     json_object_set_double_member(r, "guidance", o->guidance);
     put(r, "sampler", o->sampler);
@@ -366,6 +419,10 @@ char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weig
     json_object_set_int_member(r, "clip_skip", o->clip_skip);
     json_object_set_int_member(r, "size", o->size);
     json_object_set_boolean_member(r, "transparent", o->transparent);
+    if (o->image)
+        json_object_set_double_member(r, "strength", o->strength);
+    if (o->image && o->image->mask)
+        json_object_set_boolean_member(r, "mask", TRUE);
     if (cutout) {
         g_autofree char *hex = g_strdup_printf("#%02x%02x%02x", cutout[0], cutout[1], cutout[2]);
         put(r, "cutout", hex);

@@ -14,9 +14,14 @@ typedef struct {
     char *sampler;
     MojiSpacing spacing;
     MojiSigmas sigmas;
-    gboolean cuda; /* a CUDA device's noise */
-    int clip_skip; /* 1: all of the text model */
-    gint64 seed;   /* of the first picture */
+    gboolean cuda;          /* a CUDA device's noise */
+    int clip_skip;          /* 1: all of the text model */
+    gint64 seed;            /* of the first picture; of all where amount is above 0 */
+    double amount;          /* how far noise is turned to that of variation_seed; 0: not */
+    gint64 variation_seed;  /* of the first picture */
+    const MojiImage *image; /* the request's: to be redrawn, or NULL */
+    double strength;        /* of that */
+    guint8 backdrop[3];     /* what its transparent parts are put on */
     int steps, size, count;
     double guidance;
     gboolean transparent;
@@ -31,6 +36,8 @@ void moji_order_free(MojiOrder *o); /* NULL is fine */
 MojiSampler *moji_order_sampler(const MojiOrder *o, const MojiModel *m);
 /* The generator of picture `index`. */
 void moji_order_random(const MojiOrder *o, int index, MojiRandom *random);
+/* The same of the seed that picture `index` is turned to. */
+void moji_order_variation(const MojiOrder *o, int index, MojiRandom *random);
 
 /* Adds a sentence. */
 void moji_order_warn(MojiOrder *o, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -49,6 +56,8 @@ char *moji_weights_identity(const char *path);
  *      "rng": "cpu", "clip_skip": 1, "size": 512, "transparent": false,
  *      "cutout": "#00b140", "warning": ...}
  *
- * style and background are "none" where there is none; cutout and warning may be missing. */
+ * style and background are "none" where there is none; cutout and warning may be missing. A
+ * variation has "amount" and "variation_seed" too. A redrawn picture has "strength", and "mask":
+ * true if not all of it was redrawn; it cannot be drawn again from its recipe alone. */
 char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weights, MojiType type,
                         int index, const guint8 cutout[3]);

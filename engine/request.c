@@ -10,7 +10,6 @@ typedef struct {
     char type; /* GVariant's letter: s, x, i, d, b; ( for a picture */
     gsize offset;
     gsize max_bytes; /* of a string */
-    gboolean alone;  /* holds for one picture, not for another that is made of it */
 } Field;
 
 static const Field FIELDS[] = {
@@ -22,19 +21,22 @@ static const Field FIELDS[] = {
     {"spacing", 's', G_STRUCT_OFFSET(MojiRequest, spacing), 128},
     {"sigmas", 's', G_STRUCT_OFFSET(MojiRequest, sigmas), 128},
     {"rng", 's', G_STRUCT_OFFSET(MojiRequest, rng), 128},
-    {"model", 's', G_STRUCT_OFFSET(MojiRequest, model), 4096, TRUE},
+    {"model", 's', G_STRUCT_OFFSET(MojiRequest, model), 4096},
     {"seed", 'x', G_STRUCT_OFFSET(MojiRequest, seed), 0},
     {"steps", 'i', G_STRUCT_OFFSET(MojiRequest, steps), 0},
     {"guidance", 'd', G_STRUCT_OFFSET(MojiRequest, guidance), 0},
-    {"size", 'i', G_STRUCT_OFFSET(MojiRequest, size), 0, TRUE},
+    {"size", 'i', G_STRUCT_OFFSET(MojiRequest, size), 0},
     {"clip_skip", 'i', G_STRUCT_OFFSET(MojiRequest, clip_skip), 0},
-    {"count", 'i', G_STRUCT_OFFSET(MojiRequest, count), 0, TRUE},
+    {"count", 'i', G_STRUCT_OFFSET(MojiRequest, count), 0},
     {"transparent", 'b', G_STRUCT_OFFSET(MojiRequest, transparent), 0},
     {"amount", 'd', G_STRUCT_OFFSET(MojiRequest, amount), 0},
     {"variation_seed", 'x', G_STRUCT_OFFSET(MojiRequest, variation_seed), 0},
-    {"image", '(', G_STRUCT_OFFSET(MojiRequest, image), 0, TRUE},
-    {"strength", 'd', G_STRUCT_OFFSET(MojiRequest, strength), 0, TRUE},
+    {"image", '(', G_STRUCT_OFFSET(MojiRequest, image), 0},
+    {"strength", 'd', G_STRUCT_OFFSET(MojiRequest, strength), 0},
 };
+
+/* What holds for one picture and not for another that is made of it. */
+static const char *const ALONE[] = {"model", "size", "count", "image", "strength", NULL};
 
 static char **string_at(const MojiRequest *r, const Field *f)
 {
@@ -288,7 +290,8 @@ void moji_request_take_recipe(MojiRequest *r, const char *json)
     for (gsize i = 0; parser && i < G_N_ELEMENTS(FIELDS); i++) {
         const Field *f = &FIELDS[i];
         GVariant *own = field_to_variant(r, unset, f);
-        GVariant *value = !own && !f->alone ? member_to_variant(recipe, f) : NULL;
+        GVariant *value =
+            own || g_strv_contains(ALONE, f->name) ? NULL : member_to_variant(recipe, f);
         if (own)
             g_variant_unref(g_variant_ref_sink(own));
         if (value) {

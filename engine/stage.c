@@ -83,8 +83,7 @@ static guint64 read_number(const char *path, const char *key)
     return at ? g_ascii_strtoull(at + strlen(key), NULL, 10) : G_MAXUINT64;
 }
 
-/* Bytes: what the machine has left, or what is left of the limit on this process's addresses. */
-static guint64 memory_available(void)
+guint64 moji_stage_memory_left(void)
 {
     guint64 kib = read_number("/proc/meminfo", "MemAvailable:");
     guint64 machine = kib == G_MAXUINT64 ? kib : kib * 1024;
@@ -95,32 +94,28 @@ static guint64 memory_available(void)
     return MIN(machine, limit.rlim_cur > used ? limit.rlim_cur - used : 0);
 }
 
-guint64 moji_stage_memory(const MojiStage *s)
+static guint64 memory_of(const MojiStage *s, gboolean all)
 {
-    if (s->prepared)
-        return 0;
     guint64 bytes = moji_tape_block_bytes(s->tape);
     for (int i = 0; i < moji_tape_tensors(s->tape); i++) {
         MojiTensor *t = moji_tape_tensor(s->tape, i);
         if (t->kind != MOJI_PARAMETER || t->view_of)
             continue;
         MojiWeight *w = s->weights ? moji_weights_find(s->weights, t->name) : NULL;
-        if (w && !w->prepared)
+        if (w && (all || !w->prepared))
             bytes += moji_tensor_bytes(t);
     }
     return bytes;
 }
 
-gboolean moji_stage_memory_check(guint64 bytes, GError **error)
+guint64 moji_stage_memory(const MojiStage *s)
 {
-    guint64 available = memory_available();
-    if (bytes <= available)
-        return TRUE;
-    g_autofree char *wanted = g_format_size_full(bytes, G_FORMAT_SIZE_IEC_UNITS);
-    g_autofree char *found = g_format_size_full(available, G_FORMAT_SIZE_IEC_UNITS);
-    g_set_error(error, MOJI_ERROR, MOJI_ERROR_MEMORY,
-                "This drawing needs about %s of memory and %s is available", wanted, found);
-    return FALSE;
+    return s->prepared ? 0 : memory_of(s, FALSE);
+}
+
+guint64 moji_stage_memory_all(const MojiStage *s)
+{
+    return memory_of(s, TRUE);
 }
 
 gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error)

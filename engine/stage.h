@@ -39,9 +39,11 @@ gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error);
 /* Bytes that preparing will take: the block, and a copy of each parameter that no backend has made
  * its own of yet. 0 once prepared. */
 guint64 moji_stage_memory(const MojiStage *s);
-/* MOJI_ERROR_MEMORY if the machine (or a limit on this process) has less. Systems promise memory
- * freely and end the program when it is touched, so ask beforehand. */
-gboolean moji_stage_memory_check(guint64 bytes, GError **error);
+/* The same if nothing had been prepared. */
+guint64 moji_stage_memory_all(const MojiStage *s);
+/* Bytes that the machine (or a limit on this process) has left. Systems promise memory freely and
+ * end the program when it is touched, so ask beforehand. */
+guint64 moji_stage_memory_left(void);
 
 int moji_stage_tokens(
     const MojiModel *m); /* n: what the tokenizer makes, or the text model takes */

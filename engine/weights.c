@@ -302,6 +302,17 @@ GHashTable *moji_weights_metadata(MojiWeights *w)
     return w->metadata;
 }
 
+void moji_weights_release(MojiWeights *w)
+{
+    for (guint i = 0; i < w->list->len; i++)
+        g_clear_pointer(&((MojiWeight *)w->list->pdata[i])->prepared, g_hash_table_unref);
+    GHashTableIter iter;
+    gpointer other;
+    g_hash_table_iter_init(&iter, w->override);
+    while (g_hash_table_iter_next(&iter, NULL, &other))
+        g_clear_pointer(&((MojiWeight *)other)->prepared, g_hash_table_unref);
+}
+
 gpointer moji_weight_prepared(MojiWeight *t, const char *key)
 {
     Kept *kept = t->prepared ? g_hash_table_lookup(t->prepared, key) : NULL;

@@ -75,5 +75,7 @@ MojiWeights *moji_weights_view(MojiWeights *of, MojiWeightsNameFn name, gpointer
 /* What a backend keeps with a weight, under a key of its own ("cpu bf16 ..."); value is released
  * by `release` with the weights. Returns what is kept under that key, or NULL. */
 gpointer moji_weight_prepared(MojiWeight *t, const char *key);
+/* Lets go of all that backends keep, to save memory; tapes prepared with it must be gone. */
+void moji_weights_release(MojiWeights *w);
 void moji_weight_set_prepared(MojiWeight *t, const char *key, gpointer value,
                               GDestroyNotify release);

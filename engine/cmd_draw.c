@@ -1,5 +1,6 @@
-/* cmd_draw.c: `moji draw`. Files go to standard output by name, everything else to standard error:
- * progress on a terminal, then the seed, the times and the memory. */
+/* cmd_draw.c: `moji draw`, and what other commands that draw have in common with it. Files go to
+ * standard output by name, everything else to standard error: progress on a terminal, then the
+ * seed, the times and the memory. */
 #include "command.h"
 #include "draw.h"
 #include <json-glib/json-glib.h>
@@ -9,20 +10,24 @@
 #include <unistd.h>
 
 #define UNSET G_MININT /* an option that was not given: 0 is something a user may write */
+#define USUAL_AMOUNT 0.2
 
 typedef struct {
-    char *output, *negative, *background, *style, *sampler, *model, *backend, *type, *dump;
+    char *memory, *output, *negative, *background, *style, *sampler, *model, *backend, *type, *dump;
     char *spacing, *sigmas, *rng;
-    gint64 seed;
+    gint64 seed, variation_seed;
+    guint64 memory_bytes;
     int steps, size, count, threads, clip_skip;
-    double guidance;
+    int variations;
+    double guidance, amount;
     gboolean transparent;
 } Options;
 
 static void options_clear(Options *o)
 {
-    char *owned[] = {o->output,  o->negative, o->background, o->style,   o->sampler, o->model,
-                     o->backend, o->type,     o->dump,       o->spacing, o->sigmas,  o->rng};
+    char *owned[] = {o->memory,  o->output, o->negative, o->background, o->style,
+                     o->sampler, o->model,  o->backend,  o->type,       o->dump,
+                     o->spacing, o->sigmas, o->rng};
     for (gsize i = 0; i < G_N_ELEMENTS(owned); i++)
         g_free(owned[i]);
 }
@@ -170,6 +175,7 @@ static int draw(const Options *o, const MojiRequest *request)
     gboolean terminal = isatty(2);
     moji_engine_set_type(engine, g_strcmp0(o->type, "auto") ? o->type : NULL);
     moji_engine_set_dump(engine, o->dump);
+    moji_engine_set_memory(engine, o->memory_bytes);
     GPtrArray *images =
         moji_engine_draw(engine, request, terminal ? on_progress : NULL, NULL, cancel, &error);
     if (terminal)
@@ -183,17 +189,28 @@ static int draw(const Options *o, const MojiRequest *request)
     return code;
 }
 
+/* "3G", "1.5G", "800M" -> bytes; 0 if it is none of the kind. */
+static guint64 read_bytes(const char *text)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    double value = g_ascii_strtod(text, &end);
+    const char *unit = *end ? strchr(units, g_ascii_toupper(*end)) : NULL;
+    if (end == text || !unit || !(value > 0) || value > 1e6 ||
+        (end[1] && g_ascii_strcasecmp(end + 1, "iB") && g_ascii_strcasecmp(end + 1, "B")))
+        return 0;
+    return (guint64)(value * (G_GUINT64_CONSTANT(1024) << (10 * (unit - units))));
+}
+
 /* A number that was given must mean something: 0 stands for "not given" inside the engine only. */
-static gboolean check_given(const Options *o)
+static gboolean check_given(Options *o)
 {
     const struct {
         const char *name;
         int value, min;
-    } numbers[] = {{"steps", o->steps, 1},
-                   {"size", o->size, 1},
-                   {"count", o->count, 1},
-                   {"clip-skip", o->clip_skip, 1},
-                   {"threads", o->threads, 0}};
+    } numbers[] = {{"steps", o->steps, 1},         {"size", o->size, 1},
+                   {"count", o->count, 1},         {"variations", o->variations, 1},
+                   {"clip-skip", o->clip_skip, 1}, {"threads", o->threads, 0}};
     for (gsize i = 0; i < G_N_ELEMENTS(numbers); i++)
         if (numbers[i].value != UNSET && numbers[i].value < numbers[i].min) {
             moji_command_misuse("--%s %d: expected %d or more", numbers[i].name, numbers[i].value,
@@ -204,6 +221,15 @@ static gboolean check_given(const Options *o)
         moji_command_misuse("--guidance %g: expected 0 or more", o->guidance);
         return FALSE;
     }
+    if (o->variations != UNSET && o->count != UNSET) {
+        moji_command_misuse("--count and --variations: expected one of them");
+        return FALSE;
+    }
+    if (o->memory && !(o->memory_bytes = read_bytes(o->memory))) {
+        moji_command_misuse("--memory \"%s\": expected a number and a unit, as 3G or 800M",
+                            o->memory);
+        return FALSE;
+    }
     if (o->type && strcmp(o->type, "auto") && strcmp(o->type, "f32") && strcmp(o->type, "bf16")) {
         moji_command_misuse("--type \"%s\": expected auto, f32 or bf16", o->type);
         return FALSE;
@@ -211,13 +237,12 @@ static gboolean check_given(const Options *o)
     return TRUE;
 }
 
-static int run(Options *o, const char *prompt)
+static int run(Options *o, const MojiDrawCommand *c, char **words)
 {
     GError *error = NULL;
     if (!check_given(o))
         return MOJI_EXIT_USAGE;
     g_autoptr(MojiRequest) r = moji_request_new();
-    r->prompt = g_strdup(prompt);
     r->negative = g_strdup(o->negative);
     r->style = g_strdup(o->style);
     r->background = g_strdup(o->background);
@@ -230,18 +255,24 @@ static int run(Options *o, const char *prompt)
     r->seed = o->seed;
     r->steps = o->steps == UNSET ? 0 : o->steps;
     r->size = o->size == UNSET ? 0 : o->size;
-    r->count = o->count == UNSET ? 0 : o->count;
+    r->count = o->variations != UNSET ? o->variations : o->count == UNSET ? 0 : o->count;
+    r->amount = o->amount != UNSET ? o->amount : o->variations != UNSET ? USUAL_AMOUNT : 0;
+    r->variation_seed = o->variation_seed;
     r->guidance = o->guidance == UNSET ? -1 : o->guidance;
     r->transparent = o->transparent;
     o->threads = MAX(o->threads, 0);
-    if (!moji_request_check(r, &error) || !check_output(o->output ? o->output : "./x.png", &error))
+    if (!c->complete(r, words, c->user_data, &error) || !moji_request_check(r, &error) ||
+        !check_output(o->output ? o->output : "./x.png", &error))
         return moji_command_fail(error);
     return draw(o, r);
 }
 
-int moji_cmd_draw(int argc, char **argv)
+int moji_command_draw(const MojiDrawCommand *c, int argc, char **argv)
 {
     Options o = {.seed = -1,
+                 .variation_seed = -1,
+                 .variations = UNSET,
+                 .amount = UNSET,
                  .steps = UNSET,
                  .size = UNSET,
                  .count = UNSET,
@@ -274,6 +305,12 @@ int moji_cmd_draw(int argc, char **argv)
         {"size", 0, 0, G_OPTION_ARG_INT, &o.size, "Pixels on a side (the model's)", "N"},
         {"count", 0, 0, G_OPTION_ARG_INT, &o.count,
          "So many pictures, seeds N, N+1, ...; FILE-1.png, FILE-2.png, ... (1)", "N"},
+        {"variations", 0, 0, G_OPTION_ARG_INT, &o.variations,
+         "So many pictures that resemble that of the seed; named as with --count", "N"},
+        {"amount", 0, 0, G_OPTION_ARG_DOUBLE, &o.amount,
+         "How far they are from it, 0 to 1, which is another seed's (0.2)", "X"},
+        {"variation-seed", 0, 0, G_OPTION_ARG_INT64, &o.variation_seed,
+         "The first one's other seed (the seed's next)", "N"},
         {"background", 0, 0, G_OPTION_ARG_FILENAME, &o.background,
          "A word of the model's (moji info lists them), #rrggbb or none", "COLOUR"},
         {"style", 0, 0, G_OPTION_ARG_FILENAME, &o.style, "A style word of the model's, or none",
@@ -286,23 +323,51 @@ int moji_cmd_draw(int argc, char **argv)
         {"type", 0, 0, G_OPTION_ARG_FILENAME, &o.type,
          "auto, f32 or bf16 (auto: what the processor is fastest at)", "T"},
         {"threads", 0, 0, G_OPTION_ARG_INT, &o.threads, "Threads (one a core)", "N"},
+        {"memory", 0, 0, G_OPTION_ARG_FILENAME, &o.memory,
+         "How much to use at most, as 3G (what there is): with less than everything needs, one "
+         "network is held at a time, and pictures are decoded in tiles",
+         "SIZE"},
         {"dump", 0, 0, G_OPTION_ARG_FILENAME, &o.dump,
          "Write ids, embeddings, noise, latents and pixels as .npy files", "DIR"},
         G_OPTION_ENTRY_NULL};
     g_auto(GStrv) words = NULL;
     int code = MOJI_EXIT_USAGE;
-    if (moji_command_parse("PROMPT",
+    GArray *all = g_array_new(TRUE, FALSE, sizeof *entries);
+    for (const GOptionEntry *own = c->entries; own && own->long_name; own++)
+        g_array_append_vals(all, own, 1);
+    g_array_append_vals(all, entries, G_N_ELEMENTS(entries) - 1);
+    if (moji_command_parse(c->usage,
                            "The name of each file is printed on standard output; seed, times and\n"
                            "peak memory on standard error. Ctrl-C cancels, and writes nothing.\n"
                            "Exit codes: 0 drawn, 1 other, 2 arguments, 3 file, 4 memory, "
                            "5 cancelled.",
-                           entries, argc, argv, &words)) {
-        if (g_strv_length(words) == 1)
-            code = run(&o, words[0]);
+                           (GOptionEntry *)all->data, argc, argv, &words)) {
+        guint n = g_strv_length(words);
+        if (n >= c->least && n <= c->most)
+            code = run(&o, c, words);
         else
-            moji_command_misuse(words[0] ? "draw takes one prompt; put its words in quotes"
-                                         : "draw needs a prompt; see moji draw --help");
+            moji_command_misuse("%s", c->needs);
     }
+    g_array_unref(all);
     options_clear(&o);
     return code;
+}
+
+static gboolean complete(MojiRequest *r, char **words, gpointer unused, GError **error)
+{
+    (void)unused;
+    (void)error;
+    r->prompt = g_strdup(words[0]);
+    return TRUE;
+}
+
+int moji_cmd_draw(int argc, char **argv)
+{
+    static const MojiDrawCommand draw = {
+        .usage = "PROMPT",
+        .needs = "draw needs one prompt, its words in quotes; see moji draw --help",
+        .least = 1,
+        .most = 1,
+        .complete = complete};
+    return moji_command_draw(&draw, argc, argv);
 }

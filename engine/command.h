@@ -2,7 +2,7 @@
  * prints and returns the program's exit code; nothing else in the engine prints. */
 #pragma once
 #include <gio/gio.h>
-#include "error.h"
+#include "request.h"
 
 enum { /* exit codes; moji --help documents them */
        MOJI_EXIT_OK = 0,
@@ -15,6 +15,7 @@ enum { /* exit codes; moji --help documents them */
 
 /* argv[0] is the command's word. */
 int moji_cmd_draw(int argc, char **argv);
+int moji_cmd_edit(int argc, char **argv);
 int moji_cmd_info(int argc, char **argv);
 int moji_cmd_explain(int argc, char **argv);
 int moji_cmd_serve(int argc, char **argv);
@@ -24,6 +25,18 @@ int moji_cmd_cutout(int argc, char **argv);
  * follows "moji COMMAND [OPTION...]" in --help. FALSE after having printed why not. */
 gboolean moji_command_parse(const char *usage, const char *description, const GOptionEntry *entries,
                             int argc, char **argv, char ***words);
+
+/* A command that draws: all options of `draw`, and its own. */
+typedef struct {
+    const char *usage,
+        *needs; /* as in --help; what to say if there are too few words or too many */
+    const GOptionEntry *entries; /* its own, or NULL */
+    guint least, most;           /* words it takes */
+    /* Adds what words and own options say to a request that has draw's options. */
+    gboolean (*complete)(MojiRequest *r, char **words, gpointer user_data, GError **error);
+    gpointer user_data;
+} MojiDrawCommand;
+int moji_command_draw(const MojiDrawCommand *c, int argc, char **argv);
 
 /* Prints "moji: TEXT" on standard error, frees the error, returns its exit code. */
 int moji_command_fail(GError *error);

@@ -10,14 +10,15 @@ static const struct {
     const char *word;
     int (*run)(int argc, char **argv);
 } COMMANDS[] = {
-    {"draw", moji_cmd_draw},   {"info", moji_cmd_info},     {"explain", moji_cmd_explain},
-    {"serve", moji_cmd_serve}, {"cutout", moji_cmd_cutout},
+    {"draw", moji_cmd_draw},       {"edit", moji_cmd_edit},   {"info", moji_cmd_info},
+    {"explain", moji_cmd_explain}, {"serve", moji_cmd_serve}, {"cutout", moji_cmd_cutout},
 };
 
 static const char HELP[] =
     "moji draws emojis with Stable-Diffusion-family models, on this machine alone.\n"
     "\n"
     "  moji draw PROMPT [-o FILE.png]      draw an emoji\n"
+    "  moji edit IN.png PROMPT [-o FILE]   redraw a picture, or where a mask says\n"
     "  moji cutout IN.png -o OUT.png       make a flat background transparent\n"
     "  moji info [MODEL]                   what this machine and a model have\n"
     "  moji explain unet|vae|text          print a network as the engine will run it\n"

@@ -19,7 +19,20 @@ static MojiRequest *full(void)
     r->size = 256;
     r->count = 3;
     r->transparent = TRUE;
+    r->amount = 0.25;
+    r->variation_seed = 0;
+    r->strength = 0.5;
+    r->image = moji_image_new(3, 2);
+    r->image->rgba[23] = 7;
+    r->image->mask = g_memdup2("abcdef", 6);
     return r;
+}
+
+static gboolean same_image(const MojiImage *a, const MojiImage *b)
+{
+    return !a || !b ? a == b
+                    : a->width == b->width && a->height == b->height &&
+                          !memcmp(a->rgba, b->rgba, 24) && !memcmp(a->mask, b->mask, 6);
 }
 
 static gboolean same(const MojiRequest *a, const MojiRequest *b)
@@ -28,7 +41,9 @@ static gboolean same(const MojiRequest *a, const MojiRequest *b)
            !g_strcmp0(a->style, b->style) && !g_strcmp0(a->background, b->background) &&
            !g_strcmp0(a->sampler, b->sampler) && !g_strcmp0(a->model, b->model) &&
            a->seed == b->seed && a->steps == b->steps && a->guidance == b->guidance &&
-           a->size == b->size && a->count == b->count && a->transparent == b->transparent;
+           a->size == b->size && a->count == b->count && a->transparent == b->transparent &&
+           a->amount == b->amount && a->variation_seed == b->variation_seed &&
+           a->strength == b->strength && same_image(a->image, b->image);
 }
 
 static MojiRequest *through_wire(const MojiRequest *r)
@@ -67,7 +82,8 @@ static void test_copy(void)
     g_autoptr(MojiRequest) r = full();
     g_autoptr(MojiRequest) copy = moji_request_copy(r);
     MOJI_CHECK(same(r, copy), "the copy differs");
-    MOJI_CHECK(r->prompt != copy->prompt && r->model != copy->model, "the copy shares strings");
+    MOJI_CHECK(r->prompt != copy->prompt && r->model != copy->model && r->image != copy->image,
+               "the copy shares strings or the picture");
     moji_request_free(NULL);
 }
 
@@ -93,6 +109,8 @@ static void test_refusals(void)
     expect_refusal("{'transparent': <1>}", "transparent");
     expect_refusal("{'prompt': <'a'>, 'prompt': <'b'>}", "twice");
     expect_refusal("{'prompt': <<'cat'>>}", "prompt");
+    expect_refusal("{'image': <b'no pixels'>}", "image");
+    expect_refusal("{'image': <(2, 2, [byte 1, 2], @ay [], '')>}", "2 x 2");
     expect_refusal("{'a': 'b'}", "a{sv}");
 }
 
@@ -152,6 +170,14 @@ static void test_check(void)
     EXPECT("count", r->count = -1);
     EXPECT("count", r->count = 65);
     EXPECT(NULL, r->count = 64);
+    EXPECT("strength", r->strength = 1.01);
+    EXPECT("strength", r->strength = 0);
+    EXPECT("strength", r->strength = NAN);
+    EXPECT(NULL, r->strength = 1);
+    EXPECT("amount", r->amount = -0.1);
+    EXPECT("amount", r->amount = 1.1);
+    EXPECT("variation_seed", r->variation_seed = -2);
+    EXPECT("picture", r->image->width = 1 << 24);
 }
 
 int main(void)

@@ -223,6 +223,7 @@ copy_files() {
     start_list
     copy "$build/moji" "$prefix/bin/moji" 755
     copy_tree model/moji-mini "$prefix/share/moji/moji-mini"
+    copy_tree model/sd1 "$prefix/share/moji/sd1"
     for file in LICENSE model/LICENSE; do
         [ -f "$file" ] && copy "$file" "$prefix/share/moji/$file" 644
     done

@@ -13,7 +13,8 @@
 #define USUAL_AMOUNT 0.2
 
 typedef struct {
-    char *memory, *output, *negative, *background, *style, *sampler, *model, *backend, *type, *dump;
+    char *memory, *output, *negative, *background, *style, *sampler, *model, *vae, *backend, *type,
+        *dump;
     char *spacing, *sigmas, *rng;
     gint64 seed, variation_seed;
     guint64 memory_bytes;
@@ -25,9 +26,9 @@ typedef struct {
 
 static void options_clear(Options *o)
 {
-    char *owned[] = {o->memory,  o->output, o->negative, o->background, o->style,
-                     o->sampler, o->model,  o->backend,  o->type,       o->dump,
-                     o->spacing, o->sigmas, o->rng};
+    char *owned[] = {o->memory,  o->output,  o->negative, o->background, o->style,
+                     o->sampler, o->model,   o->vae,      o->backend,    o->type,
+                     o->dump,    o->spacing, o->sigmas,   o->rng};
     for (gsize i = 0; i < G_N_ELEMENTS(owned); i++)
         g_free(owned[i]);
 }
@@ -252,6 +253,7 @@ static int run(Options *o, const MojiDrawCommand *c, char **words)
     r->rng = g_strdup(o->rng);
     r->clip_skip = o->clip_skip == UNSET ? 0 : o->clip_skip;
     r->model = g_strdup(o->model);
+    r->vae = g_strdup(o->vae);
     r->seed = o->seed;
     r->steps = o->steps == UNSET ? 0 : o->steps;
     r->size = o->size == UNSET ? 0 : o->size;
@@ -318,7 +320,11 @@ int moji_command_draw(const MojiDrawCommand *c, int argc, char **argv)
         {"transparent", 0, 0, G_OPTION_ARG_NONE, &o.transparent,
          "Cut the flat background out; kept, with a warning, if it is not flat", NULL},
         {"model", 0, 0, G_OPTION_ARG_FILENAME, &o.model,
-         "Model folder in diffusers' layout (the bundled one)", "DIR"},
+         "Model: a folder in diffusers' layout, a .safetensors or .ckpt file, or the name of one\n"
+         "that moji fetch brought (the bundled one)",
+         "MODEL"},
+        {"vae", 0, 0, G_OPTION_ARG_FILENAME, &o.vae,
+         "Decode with this VAE, a file or folder (the model's)", "VAE"},
         {"backend", 0, 0, G_OPTION_ARG_FILENAME, &o.backend, "auto or cpu (auto)", "NAME"},
         {"type", 0, 0, G_OPTION_ARG_FILENAME, &o.type,
          "auto, f32 or bf16 (auto: what the processor is fastest at)", "T"},

@@ -1,5 +1,6 @@
 /* cmd_explain.c: `moji explain`: a network's tape, from its configuration alone. */
 #include "command.h"
+#include "folder.h"
 #include "request.h"
 #include "stage.h"
 #include <stdio.h>
@@ -13,7 +14,7 @@ typedef struct {
 static int explain(const Options *o, const char *network)
 {
     GError *error = NULL;
-    g_autofree char *folder = o->model ? g_strdup(o->model) : moji_model_bundled();
+    g_autofree char *folder = o->model ? moji_folder_find(o->model) : moji_model_bundled();
     if (!folder)
         return moji_command_fail(g_error_new(MOJI_ERROR, MOJI_ERROR_FILE,
                                              "The bundled model is not installed; use --model"));
@@ -44,7 +45,7 @@ int moji_cmd_explain(int argc, char **argv)
 {
     Options o = {0};
     const GOptionEntry entries[] = {
-        {"model", 0, 0, G_OPTION_ARG_FILENAME, &o.model, "Model folder (the bundled one)", "DIR"},
+        {"model", 0, 0, G_OPTION_ARG_FILENAME, &o.model, "Model (the bundled one)", "MODEL"},
         {"size", 0, 0, G_OPTION_ARG_INT, &o.size, "Pixels on a side (the model's)", "N"},
         {"batch", 0, 0, G_OPTION_ARG_INT, &o.batch, "Pictures at once (2; vae: 1)", "N"},
         {"type", 0, 0, G_OPTION_ARG_STRING, &o.type, "f32 or bf16 (bf16)", "T"},

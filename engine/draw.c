@@ -255,7 +255,7 @@ GPtrArray *moji_engine_draw(MojiEngine *e, const MojiRequest *request, MojiProgr
     if (!moji_request_check(request, error) || moji_drawing_cancelled(&d, error))
         return NULL;
     moji_drawing_tell(&d, (MojiProgress){.phase = MOJI_PHASE_LOADING});
-    if (!moji_drawing_load(e, request->model, error))
+    if (!moji_drawing_load(e, request, error))
         return NULL;
     e->times.load = moji_drawing_now() - start;
     d.order = moji_order_new(request, e->model, error);

@@ -73,8 +73,9 @@ gboolean moji_drawing_finite(MojiDrawing *d, const float *x, gsize count, const 
 
 /* ---- load.c ---- */
 
-/* Makes e->model the model asked for (NULL or "": the bundled one), unless it is already. */
-gboolean moji_drawing_load(MojiEngine *e, const char *asked, GError **error);
+/* Makes e->model the model (NULL or "": the bundled one) with the VAE that r asks for, unless it is
+ * already. */
+gboolean moji_drawing_load(MojiEngine *e, const MojiRequest *r, GError **error);
 /* Lets go of the stages of other drawings, of another size, batch or type, and plans this one's. */
 gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error);
 /* Makes *s ready to run: &e->text, &e->unet or &e->vae, made if they are not there, or a stage of

@@ -1,5 +1,9 @@
-/* folder.c: see folder.h. */
+/* folder.c: see folder.h.
+ *
+ * The surprising rule: what is at the path that was given wins over a model of that name, so that
+ * a folder beside the user is never hidden by one far away. */
 #include "folder.h"
+#include <string.h>
 
 /* Per variant, then per stem; the index of several files has the variant behind or before. */
 static const char *const kinds[] = {
@@ -60,4 +64,40 @@ MojiWeights *moji_folder_weights(const char *folder, MojiPart part, GError **err
         stored ? moji_weights_view(stored, canonical, GINT_TO_POINTER((int)part)) : NULL;
     moji_weights_free(stored);
     return w;
+}
+
+char *moji_folder_installed(const char *name)
+{
+    g_autofree char *program = g_file_read_link("/proc/self/exe", NULL);
+    if (program) {
+        g_autofree char *bin = g_path_get_dirname(program);
+        g_autofree char *prefix = g_path_get_dirname(bin);
+        g_autofree char *folder = g_build_filename(prefix, "share", "moji", name, NULL);
+        g_autofree char *index = g_build_filename(folder, "model_index.json", NULL);
+        if (g_file_test(index, G_FILE_TEST_EXISTS))
+            return g_steal_pointer(&folder);
+    }
+    g_autofree char *folder = g_build_filename(MOJI_SOURCE_DIR, "model", name, NULL);
+    g_autofree char *index = g_build_filename(folder, "model_index.json", NULL);
+    return g_file_test(index, G_FILE_TEST_EXISTS) ? g_steal_pointer(&folder) : NULL;
+}
+
+char *moji_folder_models(void)
+{
+    return g_build_filename(g_get_user_data_dir(), "moji", "models", NULL);
+}
+
+char *moji_folder_find(const char *name)
+{
+    static const char *const suffixes[] = {"", ".safetensors", ".ckpt"};
+    g_autofree char *models = moji_folder_models();
+    if (g_file_test(name, G_FILE_TEST_EXISTS) || strchr(name, '/'))
+        return g_strdup(name);
+    for (guint i = 0; i < G_N_ELEMENTS(suffixes); i++) {
+        g_autofree char *file = g_strconcat(name, suffixes[i], NULL);
+        g_autofree char *path = g_build_filename(models, file, NULL);
+        if (*name && g_file_test(path, G_FILE_TEST_EXISTS))
+            return g_steal_pointer(&path);
+    }
+    return g_strdup(name);
 }

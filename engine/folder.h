@@ -1,4 +1,5 @@
-/* folder.h: the weights of one part of a model folder, under whichever of many names they are.
+/* folder.h: where models are: folders of models, and the weights of one part of a model folder,
+ * under whichever of many names they are.
  *
  * A part's folder has diffusion_pytorch_model.safetensors or model.safetensors, perhaps with a
  * variant (".fp16") in the name, perhaps in several files with an index; or the same as PyTorch
@@ -11,3 +12,12 @@
 /* folder: the part's own, "sd14/unet". Tensors have canonical names. MOJI_ERROR_FILE if there are
  * none. Caller frees. */
 MojiWeights *moji_folder_weights(const char *folder, MojiPart part, GError **error);
+
+/* The folder of that name that came with the program: beside it (../share/moji/NAME), else where it
+ * was built (model/NAME). NULL if there is none. Caller frees. */
+char *moji_folder_installed(const char *name);
+/* The user's models: $XDG_DATA_HOME/moji/models, which need not be there. Caller frees. */
+char *moji_folder_models(void);
+/* A model as people name it: a path of a folder or file, or what the user's models call it, with or
+ * without a suffix. The name itself if there is neither. Caller frees. */
+char *moji_folder_find(const char *name);

@@ -1,7 +1,7 @@
 /* load.c: the model, and stages that fit a drawing; see drawing.h. */
 #include "drawing.h"
+#include "folder.h"
 #include <string.h>
-#include <sys/stat.h>
 
 void moji_drawing_drop_stages(MojiEngine *e)
 {
@@ -10,44 +10,20 @@ void moji_drawing_drop_stages(MojiEngine *e)
     g_clear_pointer(&e->vae, moji_stage_free);
 }
 
-/* Changes when a file of the model does. Caller frees. */
-static char *model_stamp(const char *folder)
+gboolean moji_drawing_load(MojiEngine *e, const MojiRequest *r, GError **error)
 {
-    static const char *const parts[] = {"moji.json",
-                                        "tokenizer/vocab.json",
-                                        "text_encoder/config.json",
-                                        "text_encoder/model.safetensors",
-                                        "unet/config.json",
-                                        "unet/diffusion_pytorch_model.safetensors",
-                                        "vae/config.json",
-                                        "vae/diffusion_pytorch_model.safetensors",
-                                        "scheduler/scheduler_config.json"};
-    GString *stamp = g_string_new(folder);
-    for (gsize i = 0; i < G_N_ELEMENTS(parts); i++) {
-        g_autofree char *path = g_build_filename(folder, parts[i], NULL);
-        struct stat s;
-        if (!stat(path, &s))
-            g_string_append_printf(stamp, "|%" G_GINT64_FORMAT ",%" G_GINT64_FORMAT ".%09ld",
-                                   (gint64)s.st_size, (gint64)s.st_mtim.tv_sec,
-                                   (long)s.st_mtim.tv_nsec);
-    }
-    return g_string_free(stamp, FALSE);
-}
-
-gboolean moji_drawing_load(MojiEngine *e, const char *asked, GError **error)
-{
-    g_autofree char *bundled = asked && *asked ? NULL : moji_model_bundled();
-    const char *folder = bundled ? bundled : asked;
-    if (!folder || !*folder) {
+    gboolean named = r->model && *r->model;
+    g_autofree char *model = named ? moji_folder_find(r->model) : moji_model_bundled();
+    if (!model || !*model) {
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_FILE,
-                    "The bundled model is not installed; name a model folder");
+                    "The bundled model is not installed; name a model");
         return FALSE;
     }
-    g_autofree char *stamp = model_stamp(folder);
+    g_autofree char *stamp = moji_model_stamp(model, r->vae);
     if (e->model && !strcmp(stamp, e->stamp))
         return TRUE;
     moji_engine_unload(e);
-    e->model = moji_model_open(folder, error);
+    e->model = moji_model_open_with_vae(model, r->vae, error);
     if (!e->model)
         return FALSE;
     e->stamp = g_steal_pointer(&stamp);

@@ -4,10 +4,12 @@
  * files of other frameworks) and is taken by what it has, not by the class its model_index.json
  * names; parts that do not fit each other are refused here, so that no stage need ask again. */
 #include "model.h"
+#include "checkpoint.h"
 #include "folder.h"
 #include "json.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static void free_card(MojiCard *card)
 {
@@ -196,6 +198,9 @@ static gboolean read_card(MojiModel *m, GError **error)
     MojiCard *card = &m->card;
     g_autofree char *path = g_build_filename(m->folder, "moji.json", NULL);
     g_autofree char *base = g_path_get_basename(m->folder);
+    char *dot = strrchr(base, '.');
+    if (dot && dot > base && !g_file_test(m->folder, G_FILE_TEST_IS_DIR))
+        *dot = '\0'; /* a file's suffix */
     *card = (MojiCard){.name = g_filename_display_name(base),
                        .version = g_strdup(""),
                        .licence = g_strdup(""),
@@ -231,16 +236,6 @@ static gboolean check_folder(const char *folder, GError **error)
 {
     g_autofree char *index = g_build_filename(folder, "model_index.json", NULL);
     JsonObject *root;
-    if (!g_file_test(folder, G_FILE_TEST_EXISTS)) {
-        moji_error_file(error, folder, "there is no such model folder");
-        return FALSE;
-    }
-    if (!g_file_test(folder, G_FILE_TEST_IS_DIR)) {
-        moji_error_file(error, folder,
-                        "is a file, expected a model folder in diffusers' layout (convert a "
-                        "single-file checkpoint first)");
-        return FALSE;
-    }
     if (!g_file_test(index, G_FILE_TEST_EXISTS)) {
         moji_error_file(error, folder, "is not a model folder: it has no model_index.json");
         return FALSE;
@@ -285,31 +280,88 @@ static gboolean check_fit(const MojiModel *m, GError **error)
     return FALSE;
 }
 
-MojiModel *moji_model_configs(const char *folder, GError **error)
+/* ---- reading ---- */
+
+/* Where a model's parts come from: a folder, or a checkpoint in one file. */
+typedef struct {
+    MojiModel *m;
+    gboolean weights;           /* else configurations alone */
+    MojiCheckpoint *checkpoint; /* NULL: a folder */
+    char *shared;               /* what a checkpoint lacks, or NULL */
+} Source;
+
+static gboolean parse_config(MojiModel *m, MojiPart part, JsonObject *o, const char *path,
+                             GError **error)
 {
-    if (!check_folder(folder, error))
-        return NULL;
-    g_autofree char *clip = g_build_filename(folder, "text_encoder", "config.json", NULL);
-    g_autofree char *unet = g_build_filename(folder, "unet", "config.json", NULL);
-    g_autofree char *vae = g_build_filename(folder, "vae", "config.json", NULL);
-    g_autofree char *sampler = g_build_filename(folder, "scheduler", "scheduler_config.json", NULL);
-    MojiModel *m = g_new0(MojiModel, 1);
-    m->folder = g_strdup(folder);
-    if (!moji_clip_config_read(clip, &m->clip, error) ||
-        !moji_unet_config_read(unet, &m->unet, error) ||
-        !moji_vae_config_read(vae, &m->vae, error) ||
-        !moji_sampler_config_read(sampler, &m->sampler, error) || !check_fit(m, error) ||
-        !read_card(m, error)) {
-        moji_model_free(m);
-        return NULL;
+    switch (part) {
+    case MOJI_PART_TEXT:
+        return moji_clip_config_parse(o, path, &m->clip, error);
+    case MOJI_PART_UNET:
+        return moji_unet_config_parse(o, path, &m->unet, error);
+    default:
+        return moji_vae_config_parse(o, path, &m->vae, error);
     }
-    return m;
 }
 
-static MojiWeights *open_part(const MojiModel *m, MojiPart part, GError **error)
+static MojiWeights **weights_of(MojiModel *m, MojiPart part)
 {
-    g_autofree char *folder = g_build_filename(m->folder, moji_part_folder(part), NULL);
-    return moji_folder_weights(folder, part, error);
+    return part == MOJI_PART_TEXT   ? &m->clip_weights
+           : part == MOJI_PART_UNET ? &m->unet_weights
+                                    : &m->vae_weights;
+}
+
+/* A part that has a folder of its own. */
+static gboolean read_folder(Source *s, MojiPart part, const char *folder, GError **error)
+{
+    g_autofree char *path = g_build_filename(folder, "config.json", NULL);
+    JsonObject *root;
+    g_autoptr(JsonParser) parser = moji_json_open(path, &root, error);
+    return parser && parse_config(s->m, part, root, path, error) &&
+           (!s->weights || (*weights_of(s->m, part) = moji_folder_weights(folder, part, error)));
+}
+
+static gboolean read_checkpoint(Source *s, const MojiCheckpoint *c, MojiPart part, GError **error)
+{
+    const char *path = moji_weights_path(c->file);
+    if (!c->part[part]) {
+        moji_error_file(error, path, "is %s and has no %s (tensors named %s...)", c->what,
+                        part == MOJI_PART_TEXT   ? "text encoder"
+                        : part == MOJI_PART_UNET ? "U-Net"
+                                                 : "VAE; name one by --vae",
+                        moji_part_prefix(part));
+        return FALSE;
+    }
+    if (s->weights)
+        *weights_of(s->m, part) = moji_weights_ref(c->part[part]);
+    return parse_config(s->m, part, json_node_get_object(c->config[part]), path, error);
+}
+
+/* A VAE that was named by itself: a file, its folder, or a model's folder. */
+static gboolean read_vae(Source *s, const char *vae, GError **error)
+{
+    if (g_file_test(vae, G_FILE_TEST_IS_DIR)) {
+        g_autofree char *inner = g_build_filename(vae, "vae", NULL);
+        gboolean model = g_file_test(inner, G_FILE_TEST_IS_DIR);
+        return read_folder(s, MOJI_PART_VAE, model ? inner : vae, error);
+    }
+    MojiCheckpoint *c = moji_checkpoint_open(vae, error);
+    gboolean ok = FALSE;
+    if (c && !c->part[MOJI_PART_VAE])
+        moji_error_file(error, vae, "is %s, expected a VAE", c->what);
+    else
+        ok = c && read_checkpoint(s, c, MOJI_PART_VAE, error);
+    moji_checkpoint_free(c);
+    return ok;
+}
+
+static gboolean read_part(Source *s, MojiPart part, const char *vae, GError **error)
+{
+    if (part == MOJI_PART_VAE && vae)
+        return read_vae(s, vae, error);
+    if (s->checkpoint)
+        return read_checkpoint(s, s->checkpoint, part, error);
+    g_autofree char *folder = g_build_filename(s->m->folder, moji_part_folder(part), NULL);
+    return read_folder(s, part, folder, error);
 }
 
 /* Ids per prompt: the tokenizer's own limit, where it has one that the text model can take. */
@@ -329,50 +381,125 @@ static gboolean prompt_length(const MojiModel *m, const char *tokenizer, int *le
     return TRUE;
 }
 
-MojiModel *moji_model_open(const char *folder, GError **error)
+static gboolean read_tokenizer(MojiModel *m, const char *model, GError **error)
 {
-    MojiModel *m = moji_model_configs(folder, error);
-    if (!m)
-        return NULL;
-    g_autofree char *tokenizer = g_build_filename(folder, "tokenizer", NULL);
+    g_autofree char *folder = g_build_filename(model, "tokenizer", NULL);
     int length;
-    if (!prompt_length(m, tokenizer, &length, error) ||
-        !(m->tokenizer = moji_tokenizer_open(tokenizer, length, error)))
-        goto fail;
-    if (moji_tokenizer_vocabulary(m->tokenizer) > m->clip.vocab_size) {
-        moji_error_file(error, folder, "tokenizer has %d words, text_encoder %d (vocab_size)",
-                        moji_tokenizer_vocabulary(m->tokenizer), m->clip.vocab_size);
-        goto fail;
-    }
-    if (!(m->clip_weights = open_part(m, MOJI_PART_TEXT, error)) ||
-        !(m->unet_weights = open_part(m, MOJI_PART_UNET, error)) ||
-        !(m->vae_weights = open_part(m, MOJI_PART_VAE, error)))
-        goto fail;
-    return m;
-fail:
-    moji_model_free(m);
-    return NULL;
+    if (!prompt_length(m, folder, &length, error) ||
+        !(m->tokenizer = moji_tokenizer_open(folder, length, error)))
+        return FALSE;
+    if (moji_tokenizer_vocabulary(m->tokenizer) <= m->clip.vocab_size)
+        return TRUE;
+    moji_error_file(error, m->folder, "tokenizer has %d words, text_encoder %d (vocab_size)",
+                    moji_tokenizer_vocabulary(m->tokenizer), m->clip.vocab_size);
+    return FALSE;
 }
 
-static gboolean is_model(const char *folder)
+static gboolean read_model(Source *s, const char *vae, GError **error)
 {
-    g_autofree char *index = g_build_filename(folder, "model_index.json", NULL);
-    return g_file_test(index, G_FILE_TEST_EXISTS);
+    MojiModel *m = s->m;
+    const char *shared = s->shared ? s->shared : m->folder;
+    g_autofree char *sampler = g_build_filename(shared, "scheduler", "scheduler_config.json", NULL);
+    for (int part = 0; part < MOJI_PARTS; part++)
+        if (!read_part(s, part, vae, error))
+            return FALSE;
+    return moji_sampler_config_read(sampler, &m->sampler, error) && check_fit(m, error) &&
+           read_card(m, error) && (!s->weights || read_tokenizer(m, shared, error));
+}
+
+/* What is in one file; also says what is not there at all. */
+static gboolean open_file(Source *s, GError **error)
+{
+    const char *path = s->m->folder;
+    if (!g_file_test(path, G_FILE_TEST_EXISTS)) {
+        moji_error_file(error, path, "there is no such model folder or file");
+        return FALSE;
+    }
+    if (!(s->checkpoint = moji_checkpoint_open(path, error)) ||
+        !(s->shared = moji_checkpoint_shared(error)))
+        return FALSE;
+    if (s->checkpoint->kind == MOJI_FILE_MODEL)
+        return TRUE;
+    moji_error_file(error, path, "is %s, expected a Stable Diffusion 1.x checkpoint or folder",
+                    s->checkpoint->what);
+    return FALSE;
+}
+
+static MojiModel *open_model(const char *path, const char *vae, gboolean weights, GError **error)
+{
+    Source s = {.m = g_new0(MojiModel, 1), .weights = weights};
+    s.m->folder = g_strdup(path);
+    gboolean folder = g_file_test(path, G_FILE_TEST_IS_DIR);
+    gboolean ok =
+        (folder ? check_folder(path, error) : open_file(&s, error)) && read_model(&s, vae, error);
+    moji_checkpoint_free(s.checkpoint);
+    g_free(s.shared);
+    if (!ok)
+        g_clear_pointer(&s.m, moji_model_free);
+    return s.m;
+}
+
+MojiModel *moji_model_configs(const char *path, GError **error)
+{
+    return open_model(path, NULL, FALSE, error);
+}
+
+MojiModel *moji_model_open(const char *path, GError **error)
+{
+    return open_model(path, NULL, TRUE, error);
+}
+
+MojiModel *moji_model_open_with_vae(const char *path, const char *vae, GError **error)
+{
+    return open_model(path, vae && *vae ? vae : NULL, TRUE, error);
+}
+
+/* ---- which model ---- */
+
+static int by_text(gconstpointer a, gconstpointer b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void stamp_file(GString *stamp, const char *path)
+{
+    struct stat s;
+    if (!stat(path, &s))
+        g_string_append_printf(stamp, "|%s %" G_GINT64_FORMAT " %" G_GINT64_FORMAT ".%09ld", path,
+                               (gint64)s.st_size, (gint64)s.st_mtim.tv_sec,
+                               (long)s.st_mtim.tv_nsec);
+}
+
+/* The files of a folder, and of the folders in it if deep; few, as models have. */
+static void stamp_folder(GString *stamp, const char *folder, gboolean deep)
+{
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    const char *name;
+    while (dir && (name = g_dir_read_name(dir)))
+        g_ptr_array_add(names, g_build_filename(folder, name, NULL));
+    g_ptr_array_sort(names, by_text);
+    for (guint i = 0; i < names->len; i++) {
+        stamp_file(stamp, names->pdata[i]);
+        if (deep && g_file_test(names->pdata[i], G_FILE_TEST_IS_DIR))
+            stamp_folder(stamp, names->pdata[i], FALSE);
+    }
+}
+
+char *moji_model_stamp(const char *path, const char *vae)
+{
+    GString *stamp = g_string_new(path);
+    stamp_file(stamp, path);
+    stamp_folder(stamp, path, TRUE);
+    if (vae && *vae) {
+        stamp_file(stamp, vae);
+        stamp_folder(stamp, vae, TRUE);
+    }
+    return g_string_free(stamp, FALSE);
 }
 
 char *moji_model_bundled(void)
 {
     const char *named = g_getenv("MOJI_MODEL");
-    if (named && *named)
-        return g_strdup(named);
-    g_autofree char *program = g_file_read_link("/proc/self/exe", NULL);
-    if (program) {
-        g_autofree char *bin = g_path_get_dirname(program);
-        g_autofree char *prefix = g_path_get_dirname(bin);
-        g_autofree char *folder = g_build_filename(prefix, "share", "moji", "moji-mini", NULL);
-        if (is_model(folder))
-            return g_steal_pointer(&folder);
-    }
-    g_autofree char *folder = g_build_filename(MOJI_SOURCE_DIR, "model", "moji-mini", NULL);
-    return is_model(folder) ? g_steal_pointer(&folder) : NULL;
+    return named && *named ? g_strdup(named) : moji_folder_installed("moji-mini");
 }

@@ -1,4 +1,4 @@
-/* model.h: a model folder in diffusers' layout, and its card.
+/* model.h: a model, from a folder in diffusers' layout or from one file, and its card.
  *
  *     MojiModel *m = moji_model_open("model/moji-mini", &error);
  *     ... m->unet, m->unet_weights, m->card.steps ...
@@ -50,7 +50,7 @@ typedef struct {
 } MojiCard;
 
 typedef struct {
-    char *folder;
+    char *folder; /* or file */
     MojiClipConfig clip;
     MojiUnetConfig unet;
     MojiVaeConfig vae;
@@ -60,15 +60,20 @@ typedef struct {
     MojiWeights *clip_weights, *unet_weights, *vae_weights; /* likewise */
 } MojiModel;
 
-/* Checks that the parts fit each other (text width = cross attention, latent channels, lengths). */
-MojiModel *moji_model_open(const char *folder, GError **error);
-MojiModel *moji_model_configs(const char *folder, GError **error); /* no weights, no tokenizer */
+/* path: a folder, or a file with a whole checkpoint (checkpoint.h). Checks that the parts fit each
+ * other (text width = cross attention, latent channels, lengths). */
+MojiModel *moji_model_open(const char *path, GError **error);
+/* With another VAE than the model's, unless vae is NULL or "": a file, or a folder. */
+MojiModel *moji_model_open_with_vae(const char *path, const char *vae, GError **error);
+MojiModel *moji_model_configs(const char *path, GError **error); /* no weights, no tokenizer */
 void moji_model_free(MojiModel *m);
 
 /* TRUE for a model made for filling holes: its U-Net takes the latents, the mask, and the latents
  * of the picture with holes in it. */
 gboolean moji_model_fills(const MojiModel *m);
 
+/* Changes when a file of the model, or of the VAE if one is given, does. Caller frees. */
+char *moji_model_stamp(const char *path, const char *vae);
 /* The folder of the bundled model: MOJI_MODEL in the environment, else beside the program
  * (../share/moji/moji-mini), else where it was built. NULL if there is none. Caller frees. */
 char *moji_model_bundled(void);

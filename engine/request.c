@@ -22,6 +22,7 @@ static const Field FIELDS[] = {
     {"sigmas", 's', G_STRUCT_OFFSET(MojiRequest, sigmas), 128},
     {"rng", 's', G_STRUCT_OFFSET(MojiRequest, rng), 128},
     {"model", 's', G_STRUCT_OFFSET(MojiRequest, model), 4096},
+    {"vae", 's', G_STRUCT_OFFSET(MojiRequest, vae), 4096},
     {"seed", 'x', G_STRUCT_OFFSET(MojiRequest, seed), 0},
     {"steps", 'i', G_STRUCT_OFFSET(MojiRequest, steps), 0},
     {"guidance", 'd', G_STRUCT_OFFSET(MojiRequest, guidance), 0},

@@ -26,7 +26,8 @@ typedef struct {
     char *spacing;    /* of the timesteps, a name of sampler.h; NULL: the model's */
     char *sigmas;     /* likewise */
     char *rng;        /* "cpu" or "cuda": whose noise a seed gives, random.h; NULL: "cpu" */
-    char *model;      /* a folder; NULL: the bundled one */
+    char *model;      /* a folder, a checkpoint, or a name of the user's; NULL: the bundled one */
+    char *vae;        /* a file or folder to decode with instead of the model's own; NULL: none */
     gint64 seed;      /* 0 to 2^63-1; -1: pick one, which the recipe then tells */
     int steps;        /* 0: the card's */
     double guidance;  /* below 0: the card's; 1: no guidance, half the work */

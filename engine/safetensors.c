@@ -200,8 +200,7 @@ static const char *mistaken(const guint8 *file, gsize bytes)
         const char *start, *what;
     } known[] = {
         {"version https://git-lfs", "a Git LFS pointer, not the file itself (run git lfs pull)"},
-        {"PK\003\004", "a PyTorch archive, expected a file of weights"},
-        {"\200\002", "a PyTorch pickle, expected a file of weights"},
+        {"\200\002", "a pickle that PyTorch did not write, expected a file of weights"},
         {"GGUF", "a GGUF file, expected a file of weights"},
         {"<!DOCTYPE", "a web page, expected a file of weights"},
         {"<html", "a web page, expected a file of weights"},
@@ -236,7 +235,7 @@ static gsize header_length(const char *path, const guint8 *file, gsize bytes, GE
                             " bytes and %" G_GSIZE_FORMAT " follow",
                             length, bytes - 8);
         else
-            moji_error_file(error, path, "is not a safetensors file");
+            moji_error_file(error, path, "is not a safetensors file, nor one of PyTorch's");
         return 0;
     }
     return length;

@@ -5,6 +5,7 @@
 #include "weights.h"
 #include "json.h"
 #include "safetensors.h"
+#include "torch.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,6 +64,12 @@ MojiWeights *moji_weights_new(const char *path)
     return w;
 }
 
+MojiWeights *moji_weights_ref(MojiWeights *w)
+{
+    w->references++;
+    return w;
+}
+
 void moji_weights_free(MojiWeights *w)
 {
     if (!w || --w->references)
@@ -106,15 +113,17 @@ void moji_weights_keep(MojiWeights *w, gpointer owner, GDestroyNotify release)
 
 static void keep_weights(MojiWeights *w, MojiWeights *of)
 {
-    of->references++;
-    moji_weights_keep(w, of, (GDestroyNotify)moji_weights_free);
+    moji_weights_keep(w, moji_weights_ref(of), (GDestroyNotify)moji_weights_free);
 }
 
 MojiWeights *moji_weights_parse(GBytes *bytes, const char *path, GError **error)
 {
     MojiWeights *w = moji_weights_new(path);
     moji_weights_keep(w, g_bytes_ref(bytes), (GDestroyNotify)g_bytes_unref);
-    if (!moji_safetensors_read(w, bytes, error))
+    gsize n;
+    const guint8 *file = g_bytes_get_data(bytes, &n);
+    if (!(moji_torch_is(file, n) ? moji_torch_read(w, bytes, error)
+                                 : moji_safetensors_read(w, bytes, error)))
         g_clear_pointer(&w, moji_weights_free);
     return w;
 }
@@ -131,8 +140,12 @@ static MojiWeights *open_file(const char *path, GError **error)
     }
     g_autoptr(GBytes) bytes = g_mapped_file_get_bytes(map);
     MojiWeights *w = moji_weights_parse(bytes, path, error);
-    for (guint i = 0; w && i < w->list->len; i++)
-        ((MojiWeight *)w->list->pdata[i])->mapped = TRUE;
+    const char *start = g_mapped_file_get_contents(map);
+    const char *end = w ? start + g_mapped_file_get_length(map) : NULL;
+    for (guint i = 0; w && i < w->list->len; i++) {
+        MojiWeight *t = w->list->pdata[i];
+        t->mapped = (const char *)t->data >= start && (const char *)t->data < end;
+    }
     return w;
 }
 

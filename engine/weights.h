@@ -5,10 +5,10 @@
  *     ... t->data, t->type, t->dim ...
  *     moji_weights_free(w);
  *
- * What a file is shows in its first bytes: safetensors (safetensors.h), or an index of several such
- * files (*.index.json), which then are one set. Nothing is taken on trust: whatever a header says
- * is checked against the file's size before it is used. The file must not be cut while it is open:
- * a map of what is gone ends the process. */
+ * What a file is shows in its first bytes: safetensors (safetensors.h) or PyTorch's own archives
+ * (torch.h). An index (*.index.json) stands for several files, which then are one set. Nothing is
+ * taken on trust: whatever a header says is checked against the file's size before it is used. The
+ * file must not be cut while it is open: a map of what is gone ends the process. */
 #pragma once
 #include "tape.h"
 
@@ -27,6 +27,7 @@ typedef struct {
 
 /* MOJI_ERROR_FILE with the path and what is wrong with it. Owned by the caller. */
 MojiWeights *moji_weights_open(const char *path, GError **error);
+MojiWeights *moji_weights_ref(MojiWeights *w); /* one more owner; not for several threads */
 void moji_weights_free(MojiWeights *w); /* NULL is fine; tapes prepared with it must be gone */
 const char *moji_weights_path(const MojiWeights *w);
 

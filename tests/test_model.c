@@ -184,11 +184,11 @@ static void test_lengths(void)
 static void test_missing_files(void)
 {
     g_autofree char *nowhere = g_build_filename(moji_test_scratch(), "nowhere", NULL);
-    expect_error(nowhere, "", "no such model folder", "a folder that is not there");
+    expect_error(nowhere, "", "no such model", "a folder that is not there");
     g_mkdir(nowhere, 0700);
     expect_error(nowhere, "", "no model_index.json", "an empty folder");
     g_autofree char *file = moji_test_path("tiny-sd/" UNET);
-    expect_error(file, "", "is a file", "a file as a folder");
+    expect_error(file, "", "is a U-Net in diffusers' form, expected", "a part as a model");
 
     for (guint i = 0; i < G_N_ELEMENTS(files); i++) {
         g_autofree char *folder = folder_new();

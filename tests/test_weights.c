@@ -194,7 +194,7 @@ static void test_header_length(void)
     expect_error(make("[]", -1, 0), "not a safetensors", "a list");
     const char lfs[] = "version https://git-lfs.github.com/spec/v1\noid sha256:00\n";
     expect_error(g_bytes_new_static(lfs, strlen(lfs)), "git lfs pull", "an LFS pointer");
-    expect_error(g_bytes_new_static("PK\3\4 and so on", 14), "PyTorch archive", "a zip");
+    expect_error(g_bytes_new_static("PK\3\4 and so on", 14), "damaged zip archive", "a zip");
 }
 
 static void test_bad_json(void)

@@ -64,12 +64,15 @@ static MojiTensor *feed_forward(MojiTape *tape, const MojiClipConfig *c, MojiTen
     return h;
 }
 
-MojiTensor *moji_clip(MojiTape *tape, const MojiClipConfig *c, MojiTensor *ids,
-                      MojiTensor *positions)
+/* Either ids or words. */
+static MojiTensor *encoder(MojiTape *tape, const MojiClipConfig *c, MojiTensor *ids,
+                           MojiTensor *words, MojiTensor *positions)
 {
     moji_scope(tape, "text_model");
     moji_scope(tape, "embeddings");
-    MojiTensor *word = moji_embed(tape, "token_embedding", ids, c->vocab_size, c->hidden_size);
+    MojiTensor *word =
+        words ? moji_cast(tape, words, moji_tape_compute(tape))
+              : moji_embed(tape, "token_embedding", ids, c->vocab_size, c->hidden_size);
     MojiTensor *place =
         moji_embed(tape, "position_embedding", positions, c->positions, c->hidden_size);
     MojiTensor *x = moji_add(tape, word, place);
@@ -85,4 +88,16 @@ MojiTensor *moji_clip(MojiTape *tape, const MojiClipConfig *c, MojiTensor *ids,
     x = moji_layer_norm(tape, "final_layer_norm", x, c->eps);
     moji_scope_end(tape);
     return moji_cast(tape, x, MOJI_F32);
+}
+
+MojiTensor *moji_clip(MojiTape *tape, const MojiClipConfig *c, MojiTensor *ids,
+                      MojiTensor *positions)
+{
+    return encoder(tape, c, ids, NULL, positions);
+}
+
+MojiTensor *moji_clip_from_words(MojiTape *tape, const MojiClipConfig *c, MojiTensor *words,
+                                 MojiTensor *positions)
+{
+    return encoder(tape, c, NULL, words, positions);
 }

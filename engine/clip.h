@@ -18,3 +18,7 @@ gboolean moji_clip_config_parse(JsonObject *o, const char *path, MojiClipConfig 
 /* ids i32 [B,n], positions i32 [B,n] (0..n-1) -> f32 [B,n,C], final layer norm applied. */
 MojiTensor *moji_clip(MojiTape *tape, const MojiClipConfig *c, MojiTensor *ids,
                       MojiTensor *positions);
+/* The same from words f32 [B,n,C] in place of ids: rows of MOJI_CLIP_WORDS, or learnt ones. */
+#define MOJI_CLIP_WORDS "text_model.embeddings.token_embedding.weight"
+MojiTensor *moji_clip_from_words(MojiTape *tape, const MojiClipConfig *c, MojiTensor *words,
+                                 MojiTensor *positions);

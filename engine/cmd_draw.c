@@ -342,12 +342,16 @@ int moji_command_draw(const MojiDrawCommand *c, int argc, char **argv)
     for (const GOptionEntry *own = c->entries; own && own->long_name; own++)
         g_array_append_vals(all, own, 1);
     g_array_append_vals(all, entries, G_N_ELEMENTS(entries) - 1);
-    if (moji_command_parse(c->usage,
-                           "The name of each file is printed on standard output; seed, times and\n"
-                           "peak memory on standard error. Ctrl-C cancels, and writes nothing.\n"
-                           "Exit codes: 0 drawn, 1 other, 2 arguments, 3 file, 4 memory, "
-                           "5 cancelled.",
-                           (GOptionEntry *)all->data, argc, argv, &words)) {
+    if (moji_command_parse(
+            c->usage,
+            "In prompts (x) is drawn stronger, (x:1.3) 1.3 times as strong, [x] weaker; \\( is a\n"
+            "bracket; BREAK begins a new part; the name of a file in\n"
+            "~/.local/share/moji/embeddings stands for what that file holds.\n\n"
+            "The name of each file is printed on standard output; seed, times and\n"
+            "peak memory on standard error. Ctrl-C cancels, and writes nothing.\n"
+            "Exit codes: 0 drawn, 1 other, 2 arguments, 3 file, 4 memory, "
+            "5 cancelled.",
+            (GOptionEntry *)all->data, argc, argv, &words)) {
         guint n = g_strv_length(words);
         if (n >= c->least && n <= c->most)
             code = run(&o, c, words);

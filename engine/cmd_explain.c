@@ -30,7 +30,7 @@ static int explain(const Options *o, const char *network)
                                    MOJI_REQUEST_MIN_SIZE, MOJI_REQUEST_MAX_SIZE);
     } else {
         int batch = o->batch ? o->batch : strcmp(network, "vae") ? 2 : 1;
-        MojiStage *s = !strcmp(network, "text")   ? moji_stage_text(m, type, batch, 1)
+        MojiStage *s = !strcmp(network, "text")   ? moji_stage_text(m, type, batch, 1, FALSE)
                        : !strcmp(network, "unet") ? moji_stage_unet(m, type, batch, side, side)
                                                   : moji_stage_vae(m, type, batch, side, side);
         g_autofree char *text = moji_tape_explain(s->tape);

@@ -26,9 +26,10 @@ const char *moji_engine_describe(MojiEngine *e);
 /* "f32", "bf16" or NULL for the backend's preferred type; takes effect with the next drawing. */
 void moji_engine_set_type(MojiEngine *e, const char *type);
 /* NULL, or a folder where every arrow of the next drawings is written as .npy, channels last:
- * ids i32 [B,n] and embeddings f32 [B,n,C], the negative prompt's first; noise f32 [1,h,w,c];
- * latents_01 ... after each call of the U-Net; decoded f32 [1,H,W,3], about -1..1. The second and
- * further pictures of one drawing go to folders 2, 3, ... in it. */
+ * ids i32 [B,n] and embeddings f32 [B,n,C], the negative prompt's first, n of all chunks
+ * (prompt.h); noise f32 [1,h,w,c]; latents_01 ... after each call of the U-Net; decoded f32
+ * [1,H,W,3], about -1..1. The second and further pictures of one drawing go to folders 2, 3, ... in
+ * it. */
 void moji_engine_set_dump(MojiEngine *e, const char *folder);
 /* TRUE: progress carries previews, at the price of a little time. FALSE at first. */
 void moji_engine_set_previews(MojiEngine *e, gboolean previews);

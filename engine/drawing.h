@@ -27,7 +27,8 @@ struct MojiEngine {
     char *weights;                     /* moji_weights_identity */
     MojiStage *text, *unet, *vae;      /* prepared last, or NULL; they borrow the model's weights */
     int stage_h, stage_w, stage_batch; /* what they were made for */
-    int stage_skip;                    /* likewise, the text stage */
+    int stage_skip, stage_chunks;      /* likewise: the text stage, the U-Net's */
+    gboolean stage_words;              /* the text stage takes words, not ids */
     MojiType type;
     MojiSketch *sketch; /* or NULL */
     MojiTimes times;
@@ -45,7 +46,7 @@ typedef struct {
     int h, w, c;       /* latents */
     gsize count;       /* h w c */
     int height, width; /* pixels, as they are decoded */
-    float *context;    /* [batch,n,C] */
+    float *context;    /* [batch,n,C], n of all chunks */
 
     gboolean one_at_a_time; /* stages are dropped as soon as they are not needed */
     int tile_h, tile_w;     /* latents that are decoded or encoded at once */

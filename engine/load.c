@@ -36,9 +36,16 @@ gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error)
     MojiEngine *e = d->e;
     if (e->type != type || e->stage_h != d->h || e->stage_w != d->w || e->stage_batch != d->batch)
         moji_drawing_drop_stages(e);
-    if (e->stage_skip != d->order->clip_skip)
+    const MojiChunks *prompt = d->order->chunks[1];
+    gboolean words = prompt->learnt || (d->batch == 2 && d->order->chunks[0]->learnt);
+    int chunks = prompt->count;
+    if (e->stage_skip != d->order->clip_skip || e->stage_words != words)
         g_clear_pointer(&e->text, moji_stage_free);
+    if (e->stage_chunks != chunks)
+        g_clear_pointer(&e->unet, moji_stage_free);
     e->stage_skip = d->order->clip_skip;
+    e->stage_words = words;
+    e->stage_chunks = chunks;
     e->type = type;
     e->stage_h = d->h;
     e->stage_w = d->w;
@@ -49,9 +56,11 @@ gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error)
 static MojiStage *stage_new(const MojiDrawing *d, MojiStage *const *s)
 {
     const MojiEngine *e = d->e;
-    return s == &e->text   ? moji_stage_text(e->model, e->type, d->batch, d->order->clip_skip)
-           : s == &e->unet ? moji_stage_unet(e->model, e->type, d->batch, d->h, d->w)
-                           : moji_stage_vae(e->model, e->type, 1, d->tile_h, d->tile_w);
+    return s == &e->text
+               ? moji_stage_text(e->model, e->type, d->batch, d->order->clip_skip, e->stage_words)
+           : s == &e->unet
+               ? moji_stage_unet_long(e->model, e->type, d->batch, d->h, d->w, e->stage_chunks)
+               : moji_stage_vae(e->model, e->type, 1, d->tile_h, d->tile_w);
 }
 
 /* A part of the model other than `kept`'s goes, and with it what its weights were made into. */

@@ -68,9 +68,11 @@ gboolean moji_drawing_plan(MojiDrawing *d, GError **error)
     const MojiModel *m = e->model;
     guint64 limit = e->memory ? e->memory : moji_stage_memory_left() + held_bytes(e);
     guint64 text = bytes_of(
-        e->text, e->text ? NULL : moji_stage_text(m, e->type, d->batch, d->order->clip_skip));
-    guint64 unet =
-        bytes_of(e->unet, e->unet ? NULL : moji_stage_unet(m, e->type, d->batch, d->h, d->w));
+        e->text,
+        e->text ? NULL : moji_stage_text(m, e->type, d->batch, e->stage_skip, e->stage_words));
+    guint64 unet = bytes_of(
+        e->unet,
+        e->unet ? NULL : moji_stage_unet_long(m, e->type, d->batch, d->h, d->w, e->stage_chunks));
     guint64 host = host_bytes(d), decoder, encoder, least;
     int side = MAX(d->h, d->w);
     do {

@@ -236,10 +236,12 @@ static char *text_of(const MojiOrder *o, glong letters, gsize *used)
     return moji_wording_fill(o->frame, subject, o->style, o->background_words);
 }
 
-static gboolean text_fits(const MojiTokenizer *t, const char *text)
+/* How many chunks too many the text has. An inversion that cannot be read is found out later. */
+static int excess(const MojiOrder *o, const MojiModel *m, const char *text)
 {
-    g_autofree gint32 *ids = g_new(gint32, moji_tokenizer_length(t));
-    return moji_tokenizer_encode(t, text, ids, NULL) <= moji_tokenizer_length(t) - 2;
+    int lacking = 0;
+    moji_chunks_free(moji_prompt_chunks(text, m->tokenizer, o->inversions, &lacking, NULL));
+    return lacking;
 }
 
 /* Fills in the template. What does not fit is taken from the prompt, not from what the template
@@ -249,12 +251,12 @@ static void make_text(MojiOrder *o, const MojiModel *m)
     glong most = g_utf8_strlen(o->subject, -1), least = 0;
     gsize used;
     o->text = text_of(o, most, &used);
-    if (!m->tokenizer || text_fits(m->tokenizer, o->text))
+    if (!m->tokenizer || !excess(o, m, o->text))
         return;
     while (most - least > 1) {
         glong middle = (least + most) / 2;
         g_autofree char *text = text_of(o, middle, &used);
-        if (text_fits(m->tokenizer, text))
+        if (!excess(o, m, text))
             least = middle;
         else
             most = middle;
@@ -302,6 +304,26 @@ static gboolean choose_edit(MojiOrder *o, const MojiRequest *r, const MojiModel 
     return TRUE;
 }
 
+/* Both texts as ids, padded to one length. */
+static gboolean make_chunks(MojiOrder *o, const MojiModel *m, GError **error)
+{
+    int lacking = 0;
+    o->chunks[1] = moji_prompt_chunks(o->text, m->tokenizer, o->inversions, NULL, error);
+    if (!o->chunks[1])
+        return FALSE;
+    if (o->guidance <= 1)
+        return TRUE;
+    o->chunks[0] = moji_prompt_chunks(o->negative, m->tokenizer, o->inversions, &lacking, error);
+    if (!o->chunks[0])
+        return FALSE;
+    if (lacking)
+        moji_order_warn(o, "The negative prompt is too long; its end was left out.");
+    int most = MAX(o->chunks[0]->count, o->chunks[1]->count);
+    for (int i = 0; i < 2; i++)
+        moji_chunks_pad(o->chunks[i], m->tokenizer, most);
+    return TRUE;
+}
+
 MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **error)
 {
     MojiOrder *o = g_new0(MojiOrder, 1);
@@ -328,7 +350,10 @@ MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **err
     if (*o->negative && o->guidance <= 1)
         moji_order_warn(o, "A negative prompt needs guidance above 1; it was left out.");
     heed_prompt(o, r->background, &m->card);
+    o->inversions = moji_inversions_open(NULL, m->clip.hidden_size);
     make_text(o, m);
+    if (m->tokenizer && !make_chunks(o, m, error))
+        g_clear_pointer(&o, moji_order_free);
     return o;
 }
 
@@ -338,6 +363,9 @@ void moji_order_free(MojiOrder *o)
         return;
     g_free(o->prompt);
     g_free(o->negative);
+    moji_chunks_free(o->chunks[0]);
+    moji_chunks_free(o->chunks[1]);
+    moji_inversions_free(o->inversions);
     g_free(o->subject);
     g_free(o->background_words);
     g_free(o->text);

@@ -2,6 +2,7 @@
  * one the model knows. The recipe is an order written down. */
 #pragma once
 #include "model.h"
+#include "prompt.h"
 #include "request.h"
 
 typedef struct {
@@ -25,6 +26,10 @@ typedef struct {
     int steps, size, count;
     double guidance;
     gboolean transparent;
+    MojiInversions *inversions;
+    /* What the text model gets: negative (NULL without guidance) and text, of as many chunks. Both
+     * NULL for a model opened without its tokenizer. */
+    MojiChunks *chunks[2];
     GString *warnings; /* sentences for the user; empty if all is well */
 } MojiOrder;
 

@@ -25,23 +25,32 @@ int moji_stage_tokens(const MojiModel *m)
     return m->tokenizer ? moji_tokenizer_length(m->tokenizer) : m->clip.positions;
 }
 
-MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int clip_skip)
+MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int clip_skip,
+                           gboolean words)
 {
     MojiClipConfig clip = m->clip;
     g_assert(clip_skip >= 1 && clip_skip <= clip.layers);
     clip.layers -= clip_skip - 1; /* the final norm comes after whatever layer is last */
     MojiStage *s = stage_new("text", type, m->clip_weights);
-    const gint64 shape[] = {batch, moji_stage_tokens(m)};
-    s->in[0] = moji_input(s->tape, "ids", MOJI_I32, 2, shape);
+    const gint64 shape[] = {batch, moji_stage_tokens(m), clip.hidden_size};
+    s->in[0] = words ? moji_input(s->tape, "words", MOJI_F32, 3, shape)
+                     : moji_input(s->tape, "ids", MOJI_I32, 2, shape);
     s->in[1] = moji_input(s->tape, "positions", MOJI_I32, 2, shape);
-    return stage_end(s, moji_clip(s->tape, &clip, s->in[0], s->in[1]));
+    return stage_end(
+        s, (words ? moji_clip_from_words : moji_clip)(s->tape, &clip, s->in[0], s->in[1]));
 }
 
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w)
 {
+    return moji_stage_unet_long(m, type, batch, h, w, 1);
+}
+
+MojiStage *moji_stage_unet_long(const MojiModel *m, MojiType type, int batch, int h, int w,
+                                int chunks)
+{
     MojiStage *s = stage_new("unet", type, m->unet_weights);
     const gint64 sample[] = {batch, h, w, m->unet.in_channels};
-    const gint64 context[] = {batch, moji_stage_tokens(m), m->unet.cross_attention_dim};
+    const gint64 context[] = {batch, chunks * moji_stage_tokens(m), m->unet.cross_attention_dim};
     s->in[0] = moji_input(s->tape, "sample", MOJI_F32, 4, sample);
     s->in[1] = moji_input(s->tape, "timestep", MOJI_F32, 1, (const gint64[]){batch});
     s->in[2] = moji_input(s->tape, "context", MOJI_F32, 3, context);

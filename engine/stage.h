@@ -21,11 +21,15 @@ typedef struct {
     gboolean prepared;
 } MojiStage;
 
-/* ids i32 [B,n], positions i32 [B,n] -> f32 [B,n,C]; clip_skip 1: all layers, 2: all but one, ...
- */
-MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int clip_skip);
+/* ids i32 [B,n], positions i32 [B,n] -> f32 [B,n,C]. clip_skip 1: all layers, 2: all but one, ...
+ * words: TRUE for f32 [B,n,C] in place of ids, see clip.h. */
+MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int clip_skip,
+                           gboolean words);
 /* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c] */
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w);
+/* The same for prompts of several chunks: context [B,chunks*n,C]. */
+MojiStage *moji_stage_unet_long(const MojiModel *m, MojiType type, int batch, int h, int w,
+                                int chunks);
 /* latents f32 [B,h,w,c] -> f32 [B,f*h,f*w,3]; vae.h tells what to do before and after, here and in
  * the next. */
 MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, int w);

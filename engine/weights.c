@@ -341,3 +341,22 @@ void moji_weight_set_prepared(MojiWeight *t, const char *key, gpointer value,
     *kept = (Kept){value, release};
     g_hash_table_replace(t->prepared, g_strdup(key), kept);
 }
+
+void moji_weight_numbers(const MojiWeight *t, gsize from, gsize count, float *out)
+{
+    gsize size = t->type == MOJI_F32 ? 4 : 2;
+    const guint8 *p = (const guint8 *)t->data + from * size;
+    g_assert(t->type == MOJI_F32 || t->type == MOJI_F16 || t->type == MOJI_BF16);
+    g_assert((from + count) * size <= t->bytes);
+    for (gsize i = 0; i < count; i++, p += size) {
+        guint32 bits = 0;
+        _Float16 half;
+        if (t->type == MOJI_F16) {
+            memcpy(&half, p, size);
+            out[i] = (float)half;
+        } else { /* bf16 is the upper half of f32 */
+            memcpy((guint8 *)&bits + 4 - size, p, size);
+            memcpy(&out[i], &bits, sizeof bits);
+        }
+    }
+}

@@ -80,3 +80,7 @@ gpointer moji_weight_prepared(MojiWeight *t, const char *key);
 void moji_weights_release(MojiWeights *w);
 void moji_weight_set_prepared(MojiWeight *t, const char *key, gpointer value,
                               GDestroyNotify release);
+
+/* Elements from, from + 1, ... of a tensor of f32, f16 or bf16, whatever its alignment -> out
+ * [count]. */
+void moji_weight_numbers(const MojiWeight *t, gsize from, gsize count, float *out);

@@ -339,7 +339,8 @@ static void test_own_background(void)
     expect_text(r, "text", "고양이, flat, 초록색 배경");
 }
 
-/* The end of a long prompt goes, the words that the template adds stay. */
+/* A long prompt is read in chunks; of one that is longer than all of them the end goes, the words
+ * that the template adds stay. */
 static void test_long_prompt(void)
 {
     g_autofree char *folder = model_copy("long");
@@ -350,10 +351,14 @@ static void test_long_prompt(void)
     write_card(folder, 2);
     set(&r->model, folder);
     set(&r->prompt, prompt->str);
+    expect_text(r, "text", "98 99, flat, green background");
+    for (int i = 100; i < 400; i++)
+        g_string_append_printf(prompt, " %d", i);
+    set(&r->prompt, prompt->str);
     expect_text(r, "text", ", flat, green background");
     expect_text(r, "text", "cat 0 1 2");
-    expect_text(r, "prompt", "98 99");
-    expect_text(r, "warning", "97 98 99\"");
+    expect_text(r, "prompt", "398 399");
+    expect_text(r, "warning", "397 398 399\"");
     g_string_assign(prompt, "");
     for (int i = 0; i < 300; i++)
         g_string_append(prompt, "고");

@@ -105,7 +105,7 @@ static void test_text(void)
         ids[i] = wide[i];
         positions[i] = i % shape[1];
     }
-    MojiStage *stage = moji_stage_text(m, type, shape[0], 1);
+    MojiStage *stage = moji_stage_text(m, type, shape[0], 1, FALSE);
     compare(stage, (void *[]){ids, positions, NULL}, "embeddings.npy", "clip", 1);
     moji_stage_free(stage);
     moji_model_free(m);

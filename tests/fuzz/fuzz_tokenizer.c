@@ -1,9 +1,11 @@
 /* fuzz_tokenizer.c: strangers' prompts, and strangers' tokenizer files.
  *
- * The first byte chooses: 'p', the rest is a prompt for a sound tokenizer; otherwise the rest is
+ * The first byte chooses: 'p', the rest is a prompt for a sound tokenizer; 'g', it is one with
+ * emphasis, laid out in chunks; otherwise the rest is
  * vocab.json, merges.txt, tokenizer_config.json and a prompt, one byte 0xff between them. */
-#include "tokenizer.h"
+#include "prompt.h"
 #include <glib/gstdio.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,6 +82,27 @@ static void encode(const MojiTokenizer *t, const guint8 *data, gsize bytes)
         g_assert(ids[i] >= 0 && ids[i] < moji_tokenizer_vocabulary(t));
 }
 
+static void lay_out(const guint8 *data, gsize bytes)
+{
+    enum { WIDTH = 2 };
+    float z[LENGTH * WIDTH];
+    g_autofree char *prompt = g_strndup((const char *)data, bytes);
+    g_autoptr(GError) error = NULL;
+    int lacking = -1;
+    MojiChunks *c = moji_prompt_chunks(prompt, sound, NULL, &lacking, &error);
+    g_assert(c && !error && c->n == LENGTH && lacking >= 0);
+    g_assert(c->count >= 1 && c->count <= MOJI_PROMPT_MAX_CHUNKS);
+    g_assert(lacking == 0 || c->count == MOJI_PROMPT_MAX_CHUNKS);
+    for (int i = 0; i < c->count * LENGTH; i++)
+        g_assert(c->ids[i] >= 0 && c->ids[i] < moji_tokenizer_vocabulary(sound) &&
+                 fabsf(c->weights[i]) <= MOJI_PROMPT_MAX_WEIGHT && !c->vectors[i]);
+    for (int i = 0; i < LENGTH * WIDTH; i++)
+        z[i] = 0.5f + i;
+    for (int k = 0; k < c->count; k++)
+        moji_chunks_weigh(c, k, z, WIDTH);
+    moji_chunks_free(c);
+}
+
 int LLVMFuzzerTestOneInput(const guint8 *data, size_t bytes)
 {
     if (bytes == 0)
@@ -87,6 +110,10 @@ int LLVMFuzzerTestOneInput(const guint8 *data, size_t bytes)
     const guint8 *p = data + 1, *end = data + bytes;
     if (data[0] == 'p') {
         encode(sound, p, end - p);
+        return 0;
+    }
+    if (data[0] == 'g') {
+        lay_out(p, end - p);
         return 0;
     }
     for (gsize i = 0; i < G_N_ELEMENTS(files); i++) {

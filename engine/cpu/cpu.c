@@ -229,8 +229,9 @@ static const char *isa_name(dnnl_cpu_isa_t isa)
 }
 
 /* oneDNN's answer, so that its ONEDNN_MAX_CPU_ISA holds for our loops too. */
-static const CpuKernels *choose_kernels(dnnl_cpu_isa_t isa)
+const CpuKernels *moji_cpu_kernels(void)
 {
+    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
 #if defined(__x86_64__)
     if ((isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16)
         return &moji_cpu_kernels_bf16;
@@ -287,7 +288,7 @@ MojiBackend *moji_backend_cpu(int threads, GError **error)
         return NULL;
     }
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
-    cpu->kernels = choose_kernels(isa);
+    cpu->kernels = moji_cpu_kernels();
     cpu->amx = (isa & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx;
     cpu->bf16 = (isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
     const dnnl_version_t *v = dnnl_version();

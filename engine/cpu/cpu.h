@@ -65,6 +65,8 @@ void *moji_cpu_alloc(gsize bytes, const char *what, GError **error);
  * that type already, else a copy kept with the weight. */
 const void *moji_cpu_plain(CpuPlan *plan, MojiWeight *weight, MojiType type, GError **error);
 
+const CpuKernels *moji_cpu_kernels(void); /* the best for this processor */
+
 /* n values from one type (F32, BF16, F16, at any alignment) to another (F32, BF16). */
 void moji_cpu_convert(Cpu *cpu, void *to, MojiType to_type, const void *from, MojiType from_type,
                       gsize n);

@@ -16,6 +16,7 @@ typedef struct {
     char *memory, *output, *negative, *background, *style, *sampler, *model, *vae, *backend, *type,
         *dump;
     char *spacing, *sigmas, *rng;
+    char **loras;
     gint64 seed, variation_seed;
     guint64 memory_bytes;
     int steps, size, count, threads, clip_skip;
@@ -31,6 +32,7 @@ static void options_clear(Options *o)
                      o->dump,    o->spacing, o->sigmas,   o->rng};
     for (gsize i = 0; i < G_N_ELEMENTS(owned); i++)
         g_free(owned[i]);
+    g_strfreev(o->loras);
 }
 
 /* ---- names of files ---- */
@@ -120,11 +122,31 @@ static void print_warning(JsonObject *recipe)
         fprintf(stderr, "moji: warning: %s\n", json_object_get_string_member(recipe, "warning"));
 }
 
+static void print_loras(JsonArray *loras)
+{
+    for (guint i = 0; i < json_array_get_length(loras); i++) {
+        JsonObject *l = json_array_get_object_element(loras, i);
+        double unet = json_object_get_double_member(l, "unet");
+        double text = json_object_get_double_member(l, "text");
+        fprintf(stderr, "lora %s: %d of %d tensors applied, ",
+                json_object_get_string_member(l, "name"),
+                (int)json_object_get_int_member(l, "applied"),
+                (int)json_object_get_int_member(l, "tensors"));
+        fprintf(stderr,
+                unet == text ? "weight %g\n" : "weight %g in the U-Net, %g in the text encoder\n",
+                unet, text);
+    }
+}
+
 static void print_recipe(const char *text, const char *path)
 {
     g_autoptr(JsonNode) root = json_from_string(text, NULL);
     JsonObject *r = json_node_get_object(root);
     print_warning(r);
+    if (json_object_has_member(r, "note"))
+        fprintf(stderr, "moji: %s\n", json_object_get_string_member(r, "note"));
+    if (json_object_has_member(r, "loras"))
+        print_loras(json_object_get_array_member(r, "loras"));
     fprintf(
         stderr,
         "%s: seed %" G_GINT64_FORMAT ", %d px, %d steps of %s, guidance %g, style %s, "
@@ -254,6 +276,7 @@ static int run(Options *o, const MojiDrawCommand *c, char **words)
     r->clip_skip = o->clip_skip == UNSET ? 0 : o->clip_skip;
     r->model = g_strdup(o->model);
     r->vae = g_strdup(o->vae);
+    r->loras = g_strdupv(o->loras);
     r->seed = o->seed;
     r->steps = o->steps == UNSET ? 0 : o->steps;
     r->size = o->size == UNSET ? 0 : o->size;
@@ -317,6 +340,10 @@ int moji_command_draw(const MojiDrawCommand *c, int argc, char **argv)
          "A word of the model's (moji info lists them), #rrggbb or none", "COLOUR"},
         {"style", 0, 0, G_OPTION_ARG_FILENAME, &o.style, "A style word of the model's, or none",
          "WORD"},
+        {"lora", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &o.loras,
+         "A LoRA and its weight: NAME:0.8, FILE:0.8 or FILE:unet=0.8,text=0.5; may be repeated. "
+         "moji styles lists the names",
+         "NAME"},
         {"transparent", 0, 0, G_OPTION_ARG_NONE, &o.transparent,
          "Cut the flat background out; kept, with a warning, if it is not flat", NULL},
         {"model", 0, 0, G_OPTION_ARG_FILENAME, &o.model,

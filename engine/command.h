@@ -18,6 +18,7 @@ int moji_cmd_draw(int argc, char **argv);
 int moji_cmd_edit(int argc, char **argv);
 int moji_cmd_info(int argc, char **argv);
 int moji_cmd_explain(int argc, char **argv);
+int moji_cmd_styles(int argc, char **argv);
 int moji_cmd_serve(int argc, char **argv);
 int moji_cmd_cutout(int argc, char **argv);
 

@@ -20,12 +20,14 @@ MojiEngine *moji_engine_new(const char *backend, int threads, GError **error)
         return NULL;
     MojiEngine *e = g_new0(MojiEngine, 1);
     e->backend = b;
+    e->threads = threads;
     return e;
 }
 
 void moji_engine_unload(MojiEngine *e)
 {
     moji_drawing_drop_stages(e);
+    moji_drawing_forget_loras(e);
     g_clear_pointer(&e->sketch, moji_sketch_free);
     g_clear_pointer(&e->model, moji_model_free);
     g_clear_pointer(&e->stamp, g_free);

@@ -17,6 +17,7 @@
 
 struct MojiEngine {
     MojiBackend *backend;
+    int threads;     /* asked for; 0: one a core */
     char *type_name; /* asked for, or NULL */
     char *dump;      /* or NULL */
     gboolean previews;
@@ -25,6 +26,8 @@ struct MojiEngine {
     MojiModel *model;                  /* or NULL */
     char *stamp;                       /* the loaded model's folder and file times */
     char *weights;                     /* moji_weights_identity */
+    char *merged;                      /* which LoRAs, at which weights and type, or NULL */
+    GArray *applied;                   /* guint of each: tensors of theirs that were merged */
     MojiStage *text, *unet, *vae;      /* prepared last, or NULL; they borrow the model's weights */
     int stage_h, stage_w, stage_batch; /* what they were made for */
     int stage_skip, stage_chunks;      /* likewise: the text stage, the U-Net's */
@@ -83,6 +86,7 @@ gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error);
  * the caller's. The others make room if they must. */
 gboolean moji_drawing_ready(MojiDrawing *d, MojiStage **s, GError **error);
 void moji_drawing_drop_stages(MojiEngine *e);
+void moji_drawing_forget_loras(MojiEngine *e); /* with the model that they were merged into */
 
 /* ---- memory.c ---- */
 

@@ -31,6 +31,69 @@ gboolean moji_drawing_load(MojiEngine *e, const MojiRequest *r, GError **error)
     return TRUE;
 }
 
+/* Changes when another merging would come of it. NULL: none to merge. Caller frees. */
+static char *loras_stamp(const GPtrArray *loras, MojiType type)
+{
+    if (!loras->len)
+        return NULL;
+    GString *stamp = g_string_new(moji_type_name(type));
+    for (guint i = 0; i < loras->len; i++) {
+        const MojiStyle *s = loras->pdata[i];
+        const char *path = moji_lora_path(s->lora);
+        struct stat file = {0};
+        (void)!stat(path, &file); /* it is open already; gone since, it has no times */
+        g_string_append_printf(stamp,
+                               "|%s,%" G_GINT64_FORMAT ",%" G_GINT64_FORMAT ".%09ld,%.17g,%.17g",
+                               path, (gint64)file.st_size, (gint64)file.st_mtim.tv_sec,
+                               (long)file.st_mtim.tv_nsec, s->unet, s->text);
+    }
+    return g_string_free(stamp, FALSE);
+}
+
+void moji_drawing_forget_loras(MojiEngine *e)
+{
+    g_clear_pointer(&e->merged, g_free);
+    g_clear_pointer(&e->applied, g_array_unref);
+}
+
+/* The drawing's LoRAs in the model's weights, and no others. Backends keep what they made of the
+ * weights that no LoRA touches. */
+static gboolean merge_loras(MojiDrawing *d, MojiType type, GError **error)
+{
+    MojiEngine *e = d->e;
+    GPtrArray *loras = d->order->loras;
+    g_autofree char *stamp = loras_stamp(loras, type);
+    if (g_strcmp0(stamp, e->merged)) {
+        g_autofree MojiLoraUse *use = g_new0(MojiLoraUse, loras->len + 1);
+        for (guint i = 0; i < loras->len; i++) {
+            const MojiStyle *s = loras->pdata[i];
+            use[i] = (MojiLoraUse){.lora = s->lora, .unet = s->unet, .text = s->text};
+        }
+        g_clear_pointer(&e->text, moji_stage_free);
+        g_clear_pointer(&e->unet, moji_stage_free);
+        moji_drawing_forget_loras(e);
+        if (!moji_lora_merge(e->model, type, e->threads, use, (int)loras->len, d->cancel, error))
+            return FALSE;
+        e->merged = g_steal_pointer(&stamp);
+        e->applied = g_array_new(FALSE, FALSE, sizeof(guint));
+        for (guint i = 0; i < loras->len; i++)
+            g_array_append_val(e->applied, use[i].applied);
+    }
+    for (guint i = 0; i < loras->len; i++)
+        ((MojiStyle *)loras->pdata[i])->applied = g_array_index(e->applied, guint, i);
+    return TRUE;
+}
+
+static MojiStage *stage_new(const MojiDrawing *d, MojiStage *const *s)
+{
+    const MojiEngine *e = d->e;
+    return s == &e->text
+               ? moji_stage_text(e->model, e->type, d->batch, d->order->clip_skip, e->stage_words)
+           : s == &e->unet
+               ? moji_stage_unet_long(e->model, e->type, d->batch, d->h, d->w, e->stage_chunks)
+               : moji_stage_vae(e->model, e->type, 1, d->tile_h, d->tile_w);
+}
+
 gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error)
 {
     MojiEngine *e = d->e;
@@ -46,21 +109,16 @@ gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error)
     e->stage_skip = d->order->clip_skip;
     e->stage_words = words;
     e->stage_chunks = chunks;
+    if (!merge_loras(d, type, error))
+        return FALSE;
     e->type = type;
     e->stage_h = d->h;
     e->stage_w = d->w;
     e->stage_batch = d->batch;
+    /* Not prepared yet, but there: the plan sees what their weights hold already. */
+    e->text = e->text ? e->text : stage_new(d, &e->text);
+    e->unet = e->unet ? e->unet : stage_new(d, &e->unet);
     return moji_drawing_plan(d, error);
-}
-
-static MojiStage *stage_new(const MojiDrawing *d, MojiStage *const *s)
-{
-    const MojiEngine *e = d->e;
-    return s == &e->text
-               ? moji_stage_text(e->model, e->type, d->batch, d->order->clip_skip, e->stage_words)
-           : s == &e->unet
-               ? moji_stage_unet_long(e->model, e->type, d->batch, d->h, d->w, e->stage_chunks)
-               : moji_stage_vae(e->model, e->type, 1, d->tile_h, d->tile_w);
 }
 
 /* A part of the model other than `kept`'s goes, and with it what its weights were made into. */

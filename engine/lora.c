@@ -470,7 +470,7 @@ static gboolean merge_tensor(Merge *g, const MojiLoraTarget *t, gboolean bias,
     MojiWeights *weights =
         t->side == MOJI_LORA_UNET ? g->model->unet_weights : g->model->clip_weights;
     g_autofree char *name = g_strconcat(t->name, bias ? ".bias" : ".weight", NULL);
-    MojiLoraShape shape = bias ? (MojiLoraShape){1, t->weight.rows, 1} : t->weight;
+    MojiLoraShape shape = bias ? (MojiLoraShape){1, t->bias, 1} : t->weight;
     gint64 count = shape.rows * shape.in * shape.area;
     MojiWeight *from = moji_weights_pristine(weights, name);
     MojiType type = shape.rows == 1 ? MOJI_F32 : g->type;
@@ -524,8 +524,8 @@ static gboolean merge_target(Merge *g, const MojiLoraTarget *t, gboolean bias, G
         ok = moji_lora_module_kind(m, &kind, error);
         if (!ok || (bias ? !moji_lora_module_has_bias(m) : kind == MOJI_LORA_BIAS_ONLY))
             continue;
-        delta[i] = moji_lora_delta_new(
-            m, bias, bias ? (MojiLoraShape){1, t->weight.rows, 1} : t->weight, &why);
+        delta[i] =
+            moji_lora_delta_new(m, bias, bias ? (MojiLoraShape){1, t->bias, 1} : t->weight, &why);
         ok = any = delta[i] != NULL;
         if (!ok)
             explain_shape(g, g->use[i].lora, why, error);
@@ -578,8 +578,14 @@ static gboolean merge_all(Merge *g, const MojiLoraTable *table, GCancellable *ca
                           GError **error)
 {
     GPtrArray *targets = moji_lora_table_targets(table);
-    if (!match_all(g, table, error) || !moji_stage_memory_check(g->bytes, error))
+    if (!match_all(g, table, error))
         return FALSE;
+    if (g->bytes > moji_stage_memory_left()) {
+        g_autofree char *wanted = g_format_size_full(g->bytes, G_FORMAT_SIZE_IEC_UNITS);
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_MEMORY,
+                    "Merging these LoRAs takes %s of memory, which is not there", wanted);
+        return FALSE;
+    }
     for (guint i = 0; i < targets->len; i++) {
         const MojiLoraTarget *t = targets->pdata[i];
         if (g_cancellable_is_cancelled(cancellable)) {
@@ -615,4 +621,19 @@ gboolean moji_lora_merge(const MojiModel *m, MojiType type, int threads, MojiLor
     g_free(g.modules);
     moji_lora_table_free(table);
     return ok;
+}
+
+guint64 moji_lora_merged_bytes(const MojiModel *m)
+{
+    MojiWeights *const parts[] = {m->unet_weights, m->clip_weights};
+    guint64 bytes = 0;
+    for (gsize p = 0; p < G_N_ELEMENTS(parts); p++) {
+        GPtrArray *list = moji_weights_list(parts[p]);
+        for (guint i = 0; i < list->len; i++) {
+            const MojiWeight *w = list->pdata[i];
+            const MojiWeight *now = moji_weights_find(parts[p], w->name);
+            bytes += now == w ? 0 : now->bytes;
+        }
+    }
+    return bytes;
 }

@@ -47,3 +47,4 @@ typedef struct {
  * On error (also MOJI_ERROR_CANCELLED) none is merged. threads 0: one a core. */
 gboolean moji_lora_merge(const MojiModel *m, MojiType type, int threads, MojiLoraUse *uses, int n,
                          GCancellable *cancellable, GError **error);
+guint64 moji_lora_merged_bytes(const MojiModel *m); /* of the weights that are merged now */

@@ -165,7 +165,7 @@ static void find_biases(MojiLoraTable *t, MojiLoraSide side, MojiTape *tape)
         g_autofree char *flat = flatten(name);
         MojiLoraTarget *target = g_hash_table_lookup(t->flat[side], flat);
         if (target)
-            target->bias = TRUE;
+            target->bias = p->dim[0];
     }
 }
 
@@ -175,7 +175,7 @@ MojiLoraTable *moji_lora_table_new(const MojiModel *m)
     int unit = 1 << (m->unet.levels - 1);
     MojiStage *stage[MOJI_LORA_SIDES] = {
         [MOJI_LORA_UNET] = moji_stage_unet(m, MOJI_F32, 1, unit, unit),
-        [MOJI_LORA_TEXT] = moji_stage_text(m, MOJI_F32, 1),
+        [MOJI_LORA_TEXT] = moji_stage_text(m, MOJI_F32, 1, 1, FALSE), /* all layers */
     };
     MojiNames *names = moji_names_new(&m->unet, &m->vae);
     t->targets = g_ptr_array_new_with_free_func(free_target);

@@ -28,7 +28,7 @@ typedef struct { /* a module of the model */
     char *name;  /* "down_blocks.0...to_q" */
     MojiLoraSide side;
     MojiLoraShape weight; /* of NAME.weight */
-    gboolean bias;        /* there is NAME.bias, of weight.rows values */
+    gint64 bias;          /* values of NAME.bias; 0: there is none */
 } MojiLoraTarget;
 
 typedef struct MojiLoraTable MojiLoraTable;

@@ -12,6 +12,7 @@ static const struct {
 } COMMANDS[] = {
     {"draw", moji_cmd_draw},       {"edit", moji_cmd_edit},   {"info", moji_cmd_info},
     {"explain", moji_cmd_explain}, {"serve", moji_cmd_serve}, {"cutout", moji_cmd_cutout},
+    {"styles", moji_cmd_styles},
 };
 
 static const char HELP[] =
@@ -21,6 +22,7 @@ static const char HELP[] =
     "  moji edit IN.png PROMPT [-o FILE]   redraw a picture, or where a mask says\n"
     "  moji cutout IN.png -o OUT.png       make a flat background transparent\n"
     "  moji info [MODEL]                   what this machine and a model have\n"
+    "  moji styles [NAME...]               the LoRAs that have names here\n"
     "  moji explain unet|vae|text          print a network as the engine will run it\n"
     "  moji serve                          stay resident, for the GIMP plug-in\n"
     "\n"
@@ -33,7 +35,7 @@ static const char HELP[] =
     "4 not enough memory; 5 cancelled.\n"
     "\n"
     "Environment: MOJI_MODEL names the model folder to use instead of the bundled one;\n"
-    "MOJI_ENGINE, for the plug-in, this program.\n";
+    "MOJI_ENGINE, for the plug-in, this program; MOJI_STYLES, more folders of LoRAs.\n";
 
 /* OpenMP's idle threads spin for milliseconds before they sleep, and on a machine whose processors
  * are busy each spin holds up the thread that is waited for: drawings took ten times as long. It

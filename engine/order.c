@@ -132,11 +132,10 @@ static gboolean choose_word(const char *setting, const char *asked, const char *
 }
 
 /* Spacing and sigmas are written down as the sampler settled them, the model's own or not. */
-static gboolean choose_sampler(MojiOrder *o, const MojiRequest *r, const MojiModel *m,
-                               GError **error)
+static gboolean choose_sampler(MojiOrder *o, const MojiRequest *r, const char *name,
+                               const MojiModel *m, GError **error)
 {
     MojiSamplerConfig c = m->sampler;
-    const char *name = r->sampler && *r->sampler ? r->sampler : m->card.sampler;
     if (r->spacing && *r->spacing && !moji_spacing_from_name(r->spacing, &c.spacing))
         return choose_word("spacing", r->spacing, moji_spacing_names(), error);
     if (r->sigmas && *r->sigmas && !moji_sigmas_from_name(r->sigmas, &c.sigmas))
@@ -220,6 +219,57 @@ static void heed_prompt(MojiOrder *o, const char *asked, const MojiCard *card)
         o->subject = g_strdup(named.rest);
     }
     moji_named_background_clear(&named);
+}
+
+/* What the request and the prompt's tags name; takes the tags out of the prompt. */
+static gboolean open_loras(MojiOrder *o, const MojiRequest *r, GError **error)
+{
+    g_autoptr(GPtrArray) entries = g_ptr_array_new_with_free_func(g_free);
+    for (char **entry = r->loras; entry && *entry; entry++)
+        g_ptr_array_add(entries, g_strdup(*entry));
+    o->prompt = moji_styles_take_tags(r->prompt, entries, error);
+    if (!o->prompt)
+        return FALSE;
+    if (strcmp(o->prompt, r->prompt) && !o->prompt[strspn(o->prompt, " ,")]) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "prompt: it names LoRAs and nothing to draw");
+        return FALSE;
+    }
+    if (entries->len > MOJI_REQUEST_MAX_LORAS) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "loras: %u of them; at most %d are taken",
+                    entries->len, MOJI_REQUEST_MAX_LORAS);
+        return FALSE;
+    }
+    for (guint i = 0; i < entries->len; i++) {
+        MojiStyle *s = moji_style_open(entries->pdata[i], error);
+        if (!s)
+            return FALSE;
+        g_ptr_array_add(o->loras, s);
+    }
+    return TRUE;
+}
+
+/* Steps, guidance and sampler: as asked, else as a LoRA for few steps wants them, else the card's.
+ * Returns the sampler to choose. */
+static const char *choose_steps(MojiOrder *o, const MojiRequest *r, const MojiCard *card)
+{
+    const char *asked = r->sampler && *r->sampler ? r->sampler : NULL;
+    MojiStyleSteps few = {0};
+    const MojiStyle *s = NULL;
+    for (guint i = 0; i < o->loras->len && !few.kind; i++) {
+        s = o->loras->pdata[i];
+        if (s->unet > 0)
+            few = moji_style_steps(s->name, moji_lora_metadata(s->lora));
+    }
+    if (few.kind && !g_strv_contains(moji_sampler_names(), few.sampler))
+        few.kind = NULL;
+    o->steps = r->steps ? r->steps : few.kind ? few.steps : card->steps;
+    o->guidance = r->guidance >= 0 ? r->guidance : few.kind ? few.guidance : card->guidance;
+    if (few.kind && (!r->steps || r->guidance < 0 || !asked))
+        o->note =
+            g_strdup_printf("%s is a %s, so this was drawn with %d steps of %s and guidance %g.",
+                            s->name, few.kind, o->steps, asked ? asked : few.sampler, o->guidance);
+    return asked ? asked : few.kind ? few.sampler : card->sampler;
 }
 
 /* The text for as many letters of the prompt, ending with a whole word where there are several. */
@@ -324,16 +374,24 @@ static gboolean make_chunks(MojiOrder *o, const MojiModel *m, GError **error)
     return TRUE;
 }
 
+static void free_style(gpointer style)
+{
+    moji_style_free(style);
+}
+
 MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **error)
 {
     MojiOrder *o = g_new0(MojiOrder, 1);
     o->warnings = g_string_new(NULL);
-    o->prompt = g_strdup(r->prompt);
+    o->loras = g_ptr_array_new_with_free_func(free_style);
+    if (!open_loras(o, r, error)) {
+        moji_order_free(o);
+        return NULL;
+    }
     o->negative = g_strdup(r->negative ? r->negative : "");
     /* Short enough to be read out and typed again. */
     o->seed = r->seed >= 0 ? r->seed : g_random_int_range(0, G_MAXINT32);
-    o->steps = r->steps ? r->steps : m->card.steps;
-    o->guidance = r->guidance >= 0 ? r->guidance : m->card.guidance;
+    const char *sampler = choose_steps(o, r, &m->card);
     o->count = MAX(r->count, 1);
     o->transparent = r->transparent;
     o->amount = r->amount;
@@ -341,7 +399,7 @@ MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **err
     o->image = r->image;
     if (!choose_style(o, r->style, &m->card, error) ||
         !choose_background(o, r->background, &m->card, error) ||
-        !choose_size(o, r->size, m, error) || !choose_sampler(o, r, m, error) ||
+        !choose_size(o, r->size, m, error) || !choose_sampler(o, r, sampler, m, error) ||
         !choose_noise(o, r->rng, error) || !choose_clip_skip(o, r->clip_skip, m, error) ||
         !choose_edit(o, r, m, error)) {
         moji_order_free(o);
@@ -372,6 +430,8 @@ void moji_order_free(MojiOrder *o)
     g_free(o->style);
     g_free(o->background);
     g_free(o->sampler);
+    g_free(o->note);
+    g_ptr_array_unref(o->loras);
     g_string_free(o->warnings, TRUE);
     g_free(o);
 }
@@ -419,6 +479,24 @@ static void put(JsonObject *o, const char *member, const char *text)
     json_object_set_string_member(o, member, text ? text : "");
 }
 
+static void put_loras(JsonObject *o, GPtrArray *loras)
+{
+    JsonArray *list = json_array_new();
+    for (guint i = 0; i < loras->len; i++) {
+        const MojiStyle *s = loras->pdata[i];
+        g_autofree char *weights = moji_weights_identity(moji_lora_path(s->lora));
+        JsonObject *one = json_object_new();
+        put(one, "name", s->name);
+        json_object_set_double_member(one, "unet", s->unet);
+        json_object_set_double_member(one, "text", s->text);
+        put(one, "weights", weights);
+        json_object_set_int_member(one, "applied", s->applied);
+        json_object_set_int_member(one, "tensors", moji_lora_tensors(s->lora));
+        json_array_add_object_element(list, one);
+    }
+    json_object_set_array_member(o, "loras", list);
+}
+
 char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weights, MojiType type,
                         int index, const guint8 cutout[3])
 {
@@ -455,6 +533,10 @@ char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weig
         g_autofree char *hex = g_strdup_printf("#%02x%02x%02x", cutout[0], cutout[1], cutout[2]);
         put(r, "cutout", hex);
     }
+    if (o->loras->len)
+        put_loras(r, o->loras);
+    if (o->note)
+        put(r, "note", o->note);
     if (o->warnings->len)
         put(r, "warning", o->warnings->str);
     g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);

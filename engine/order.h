@@ -4,9 +4,10 @@
 #include "model.h"
 #include "prompt.h"
 #include "request.h"
+#include "styles.h"
 
 typedef struct {
-    char *prompt, *negative;  /* as asked; negative "" for none */
+    char *prompt, *negative;  /* as asked, but without LoRA tags; negative "" for none */
     char *subject;            /* the prompt, without a background that the template says */
     char *text;               /* what the tokenizer gets: the card's template filled in */
     char *style, *background; /* words of the card; NULL: none */
@@ -30,6 +31,8 @@ typedef struct {
     /* What the text model gets: negative (NULL without guidance) and text, of as many chunks. Both
      * NULL for a model opened without its tokenizer. */
     MojiChunks *chunks[2];
+    GPtrArray *loras;  /* of MojiStyle*: the request's and those of the prompt's tags */
+    char *note;        /* a sentence on settings that a LoRA chose, or NULL */
     GString *warnings; /* sentences for the user; empty if all is well */
 } MojiOrder;
 
@@ -59,9 +62,11 @@ char *moji_weights_identity(const char *path);
  *      "prompt": ..., "text": ..., "negative": ..., "style": ..., "background": ..., "seed": 1,
  *      "steps": 20, "guidance": 7.5, "sampler": "pndm", "spacing": "leading", "sigmas": "plain",
  *      "rng": "cpu", "clip_skip": 1, "size": 512, "transparent": false,
- *      "cutout": "#00b140", "warning": ...}
+ *      "cutout": "#00b140", "warning": ..., "note": ...,
+ *      "loras": [{"name": "frog", "unet": 0.8, "text": 0.8, "weights": ..., "applied": 792,
+ *                 "tensors": 792}]}
  *
- * style and background are "none" where there is none; cutout and warning may be missing. A
+ * style and background are "none" where there is none; what follows "transparent" may be missing. A
  * variation has "amount" and "variation_seed" too. A redrawn picture has "strength", and "mask":
  * true if not all of it was redrawn; it cannot be drawn again from its recipe alone. */
 char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weights, MojiType type,

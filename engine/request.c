@@ -7,9 +7,9 @@
 
 typedef struct {
     const char *name;
-    char type; /* GVariant's letter: s, x, i, d, b; ( for a picture */
+    char type; /* GVariant's letter: s, x, i, d, b; a for as; ( for a picture */
     gsize offset;
-    gsize max_bytes; /* of a string */
+    gsize max_bytes; /* of a string, or of each in a list */
 } Field;
 
 static const Field FIELDS[] = {
@@ -23,6 +23,7 @@ static const Field FIELDS[] = {
     {"rng", 's', G_STRUCT_OFFSET(MojiRequest, rng), 128},
     {"model", 's', G_STRUCT_OFFSET(MojiRequest, model), 4096},
     {"vae", 's', G_STRUCT_OFFSET(MojiRequest, vae), 4096},
+    {"loras", 'a', G_STRUCT_OFFSET(MojiRequest, loras), 4096},
     {"seed", 'x', G_STRUCT_OFFSET(MojiRequest, seed), 0},
     {"steps", 'i', G_STRUCT_OFFSET(MojiRequest, steps), 0},
     {"guidance", 'd', G_STRUCT_OFFSET(MojiRequest, guidance), 0},
@@ -44,6 +45,11 @@ static char **string_at(const MojiRequest *r, const Field *f)
     return G_STRUCT_MEMBER_P(r, f->offset);
 }
 
+static char ***list_at(const MojiRequest *r, const Field *f)
+{
+    return G_STRUCT_MEMBER_P(r, f->offset);
+}
+
 MojiRequest *moji_request_new(void)
 {
     MojiRequest *r = g_new0(MojiRequest, 1);
@@ -58,6 +64,8 @@ MojiRequest *moji_request_copy(const MojiRequest *r)
     for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++)
         if (FIELDS[i].type == 's')
             *string_at(copy, &FIELDS[i]) = g_strdup(*string_at(r, &FIELDS[i]));
+        else if (FIELDS[i].type == 'a')
+            *list_at(copy, &FIELDS[i]) = g_strdupv(*list_at(r, &FIELDS[i]));
     copy->image = r->image ? moji_image_copy(r->image) : NULL;
     return copy;
 }
@@ -69,8 +77,27 @@ void moji_request_free(MojiRequest *r)
     for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++)
         if (FIELDS[i].type == 's')
             g_free(*string_at(r, &FIELDS[i]));
+        else if (FIELDS[i].type == 'a')
+            g_strfreev(*list_at(r, &FIELDS[i]));
     moji_image_free(r->image);
     g_free(r);
+}
+
+static gboolean check_string(const Field *f, const char *text, GError **error)
+{
+    gsize bytes = strlen(text);
+    if (bytes > f->max_bytes) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "%s: %" G_GSIZE_FORMAT " bytes long; at most %" G_GSIZE_FORMAT " are taken",
+                    f->name, bytes, f->max_bytes);
+        return FALSE;
+    }
+    /* The folder's name too: it travels as a string. */
+    if (!g_utf8_validate(text, -1, NULL)) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "%s: not valid UTF-8", f->name);
+        return FALSE;
+    }
+    return TRUE;
 }
 
 static gboolean check_text(const MojiRequest *r, GError **error)
@@ -78,18 +105,15 @@ static gboolean check_text(const MojiRequest *r, GError **error)
     for (gsize i = 0; i < G_N_ELEMENTS(FIELDS); i++) {
         const Field *f = &FIELDS[i];
         const char *text = f->type == 's' ? *string_at(r, f) : NULL;
-        if (!text)
-            continue;
-        gsize bytes = strlen(text);
-        if (bytes > f->max_bytes) {
-            g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
-                        "%s: %" G_GSIZE_FORMAT " bytes long; at most %" G_GSIZE_FORMAT " are taken",
-                        f->name, bytes, f->max_bytes);
+        char **list = f->type == 'a' ? *list_at(r, f) : NULL;
+        if (text && !check_string(f, text, error))
             return FALSE;
-        }
-        /* The folder's name too: it travels as a string. */
-        if (!g_utf8_validate(text, -1, NULL)) {
-            g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "%s: not valid UTF-8", f->name);
+        for (char **s = list; s && *s; s++)
+            if (!check_string(f, *s, error))
+                return FALSE;
+        if (list && g_strv_length(list) > MOJI_REQUEST_MAX_LORAS) {
+            g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "%s: %u of them; at most %d are taken",
+                        f->name, g_strv_length(list), MOJI_REQUEST_MAX_LORAS);
             return FALSE;
         }
     }
@@ -178,6 +202,10 @@ static GVariant *field_to_variant(const MojiRequest *r, const MojiRequest *unset
     switch (f->type) {
     case 's':
         return *(char *const *)p ? g_variant_new_string(*(char *const *)p) : NULL;
+    case 'a':
+        return *(char *const *const *)p && **(char *const *const *)p
+                   ? g_variant_new_strv(*(const char *const *const *)p, -1)
+                   : NULL;
     case 'x':
         return *(const gint64 *)p != *(const gint64 *)q ? g_variant_new_int64(*(const gint64 *)p)
                                                         : NULL;
@@ -216,7 +244,7 @@ static const Field *field_find(const char *name)
 
 static gboolean field_from_variant(MojiRequest *r, const Field *f, GVariant *value, GError **error)
 {
-    char letter[2] = {f->type, 0};
+    char letter[3] = {f->type, f->type == 'a' ? 's' : 0, 0};
     const char *expected = f->type == '(' ? "(iiayays)" : letter;
     if (!g_variant_is_of_type(value, G_VARIANT_TYPE(expected))) {
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
@@ -229,6 +257,8 @@ static gboolean field_from_variant(MojiRequest *r, const Field *f, GVariant *val
         return (*(MojiImage **)p = moji_image_from_variant(value, error)) != NULL;
     if (f->type == 's')
         *(char **)p = g_variant_dup_string(value, NULL);
+    else if (f->type == 'a')
+        *(char ***)p = g_variant_dup_strv(value, NULL);
     else
         g_variant_get(value, expected, p);
     return TRUE;

@@ -14,6 +14,7 @@
 #define MOJI_REQUEST_MAX_SIZE 2048
 #define MOJI_REQUEST_MAX_COUNT 64
 #define MOJI_REQUEST_MAX_CLIP_SKIP 64
+#define MOJI_REQUEST_MAX_LORAS 16
 #define MOJI_REQUEST_MAX_TEXT                                                                      \
     8192 /* bytes of a prompt; a model reads some 50 words at once, see prompt.h */
 
@@ -28,6 +29,7 @@ typedef struct {
     char *rng;        /* "cpu" or "cuda": whose noise a seed gives, random.h; NULL: "cpu" */
     char *model;      /* a folder, a checkpoint, or a name of the user's; NULL: the bundled one */
     char *vae;        /* a file or folder to decode with instead of the model's own; NULL: none */
+    char **loras;     /* "frog:0.8", "./ink.safetensors:unet=0.8,text=0.5" (styles.h); NULL: none */
     gint64 seed;      /* 0 to 2^63-1; -1: pick one, which the recipe then tells */
     int steps;        /* 0: the card's */
     double guidance;  /* below 0: the card's; 1: no guidance, half the work */

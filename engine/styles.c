@@ -158,7 +158,7 @@ static gboolean read_weights(const char *text, double *unet, double *weight_text
         if (numbers++ == 0)
             *weight_text = *unet;
     }
-    return TRUE;
+    return *parts != NULL;
 }
 
 /* The name and the weights of an entry; a colon may also belong to a file's name. */

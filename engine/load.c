@@ -2,6 +2,7 @@
 #include "drawing.h"
 #include "folder.h"
 #include <string.h>
+#include <sys/stat.h>
 
 void moji_drawing_drop_stages(MojiEngine *e)
 {

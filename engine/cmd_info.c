@@ -2,6 +2,7 @@
 #include "command.h"
 #include "model.h"
 #include "stage.h"
+#include "styles.h"
 #include "version.h"
 #include <stdio.h>
 
@@ -68,16 +69,30 @@ static int info(const char *folder)
     return ok ? MOJI_EXIT_OK : moji_command_fail(error);
 }
 
+/* TRUE if it is a LoRA, which is then described; whatever else it is, others will say. */
+static gboolean info_lora(const char *path)
+{
+    MojiStyle *s = moji_style_open(path, NULL);
+    g_autofree char *text = s ? moji_style_describe(s->name, s->lora) : NULL;
+    if (s)
+        fputs(text, stdout);
+    moji_style_free(s);
+    return text != NULL;
+}
+
 int moji_cmd_info(int argc, char **argv)
 {
     const GOptionEntry entries[] = {G_OPTION_ENTRY_NULL};
     g_auto(GStrv) words = NULL;
     if (!moji_command_parse("[MODEL]",
-                            "MODEL is a folder in diffusers' layout; without it, the bundled one.",
+                            "MODEL is a folder in diffusers' layout; without it, the bundled one.\n"
+                            "A LoRA file, or a name that moji styles lists, is described too.",
                             entries, argc, argv, &words))
         return MOJI_EXIT_USAGE;
     if (g_strv_length(words) > 1)
         return moji_command_misuse("info takes one model; see moji info --help");
+    if (words[0] && info_lora(words[0]))
+        return MOJI_EXIT_OK;
     g_autofree char *folder = words[0] ? g_strdup(words[0]) : moji_model_bundled();
     if (!folder)
         return moji_command_fail(g_error_new(MOJI_ERROR, MOJI_ERROR_FILE,

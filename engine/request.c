@@ -194,6 +194,39 @@ gboolean moji_request_check(const MojiRequest *r, GError **error)
     return TRUE;
 }
 
+/* A comma also stands between the weights of one LoRA. */
+static gboolean is_weight(const char *part)
+{
+    return g_str_has_prefix(part, "unet=") || g_str_has_prefix(part, "text=");
+}
+
+char **moji_request_split_loras(const char *text)
+{
+    g_auto(GStrv) parts = g_strsplit(text ? text : "", ",", -1);
+    GPtrArray *list = g_ptr_array_new();
+    for (char **p = parts; *p; p++) {
+        char *part = g_strstrip(*p);
+        if (list->len && is_weight(part)) {
+            char *before = list->pdata[list->len - 1];
+            list->pdata[list->len - 1] = g_strconcat(before, ",", part, NULL);
+            g_free(before);
+        } else if (*part) {
+            g_ptr_array_add(list, g_strdup(part));
+        }
+    }
+    g_ptr_array_add(list, NULL);
+    if (list->len == 1) {
+        g_ptr_array_free(list, TRUE);
+        return NULL;
+    }
+    return (char **)g_ptr_array_free(list, FALSE);
+}
+
+char *moji_request_join_loras(char *const *loras)
+{
+    return loras && *loras ? g_strjoinv(", ", (char **)loras) : NULL;
+}
+
 /* A field's value as a variant, or NULL where it is what moji_request_new made it. */
 static GVariant *field_to_variant(const MojiRequest *r, const MojiRequest *unset, const Field *f)
 {

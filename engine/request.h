@@ -69,6 +69,11 @@ gboolean moji_request_check(const MojiRequest *r, GError **error);
  * whatever else json may be, nothing. */
 void moji_request_take_recipe(MojiRequest *r, const char *json);
 
+/* "frog:0.8, ink:unet=1,text=0.5" as a list for r->loras, and back: how a user writes it in one
+ * line. NULL for none. Caller frees. */
+char **moji_request_split_loras(const char *text);
+char *moji_request_join_loras(char *const *loras);
+
 /* For the wire: a{sv} under the struct's names, unset fields left out. Floating. */
 GVariant *moji_request_to_variant(const MojiRequest *r);
 /* Unknown names, repeated names and wrong types are MOJI_ERROR_USAGE. Ranges are not looked at:

@@ -261,6 +261,9 @@ static GVariant *facts_of(Server *s, const MojiModel *m)
         g_variant_new_strv((const char *const *)colours->pdata, (gssize)colours->len));
     g_variant_builder_add(&b, "{sv}", "default-background",
                           g_variant_new_string(or_empty(card->default_background)));
+    g_autoptr(GPtrArray) loras = moji_styles_names();
+    g_variant_builder_add(&b, "{sv}", "loras",
+                          g_variant_new_strv((const char *const *)loras->pdata, loras->len));
     g_variant_builder_add(&b, "{sv}", "samplers", g_variant_new_strv(moji_sampler_names(), -1));
     g_variant_builder_add(&b, "{sv}", "steps", g_variant_new_int32(card->steps));
     g_variant_builder_add(&b, "{sv}", "guidance", g_variant_new_double(card->guidance));

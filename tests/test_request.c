@@ -180,9 +180,48 @@ static void test_check(void)
     EXPECT("picture", r->image->width = 1 << 24);
 }
 
+static void test_loras(void)
+{
+    static const struct {
+        const char *text, *list, *again;
+    } rows[] = {
+        {NULL, NULL, NULL},
+        {" , ", NULL, NULL},
+        {"frog", "frog", "frog"},
+        {"frog:0.8,ink", "frog:0.8|ink", "frog:0.8, ink"},
+        {"a:unet=1, text=0.5 ,b", "a:unet=1,text=0.5|b", "a:unet=1,text=0.5, b"},
+        {"text=1", "text=1", "text=1"},
+    };
+    for (gsize i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_auto(GStrv) list = moji_request_split_loras(rows[i].text);
+        g_autofree char *joined = list ? g_strjoinv("|", list) : NULL;
+        g_autofree char *again = moji_request_join_loras(list);
+        MOJI_CHECK(!g_strcmp0(joined, rows[i].list) && !g_strcmp0(again, rows[i].again),
+                   "\"%s\" became \"%s\" and \"%s\"", rows[i].text, joined, again);
+    }
+    g_autoptr(GError) error = NULL;
+    g_autoptr(MojiRequest) r = moji_request_new();
+    r->prompt = g_strdup("cat");
+    r->loras = moji_request_split_loras("frog:0.8,ink");
+    g_autoptr(GVariant) v = g_variant_ref_sink(moji_request_to_variant(r));
+    g_autoptr(MojiRequest) back = moji_request_from_variant(v, &error);
+    g_autoptr(MojiRequest) copy = back ? moji_request_copy(back) : NULL;
+    if (MOJI_CHECK(copy, "%s", error->message))
+        MOJI_CHECK(copy->loras && g_strv_equal((const char *const *)copy->loras,
+                                               (const char *const *)r->loras),
+                   "another list came back");
+    g_strfreev(r->loras);
+    r->loras = g_new0(char *, MOJI_REQUEST_MAX_LORAS + 2);
+    for (int i = 0; i <= MOJI_REQUEST_MAX_LORAS; i++)
+        r->loras[i] = g_strdup("frog");
+    MOJI_CHECK(!moji_request_check(r, &error) && strstr(error->message, "loras: 17 of them"),
+               "17 LoRAs are taken");
+}
+
 int main(void)
 {
     moji_test("request: over the wire and back", test_round_trip);
+    moji_test("request: a list of LoRAs", test_loras);
     moji_test("request: zeros that mean something arrive", test_zeros_travel);
     moji_test("request: copies stand alone", test_copy);
     moji_test("request: strange variants are refused by name", test_refusals);

@@ -6,6 +6,7 @@
 #include "serve.h"
 #include "cutout.h"
 #include "model.h"
+#include "styles.h"
 #include "version.h"
 #include "wire.h"
 #include <errno.h>

@@ -23,9 +23,9 @@ typedef struct {
 } Engine;
 
 typedef struct {
-    MojiSettings *settings;
-    MojiDeliverFn deliver;
-    gpointer deliver_data;
+    const MojiDialogTask *task;
+    MojiSettings *settings; /* what the form shows */
+    MojiSettings *kept;     /* what is saved: the same, but for an edit */
     int delivered;
 
     GtkWidget *window, *cancel, *make, *news, *news_icon, *news_text, *progress;
@@ -233,13 +233,30 @@ static void on_progress(const MojiProgress *progress, gpointer user_data)
                                progress->preview_height);
 }
 
+/* The words of the last new emoji are not those of the last edit. */
+static void keep_edit(Dialog *d)
+{
+    const MojiRequest *r = d->settings->request;
+
+    g_free(d->kept->edit_prompt);
+    d->kept->edit_prompt = g_strdup(r->prompt);
+    d->kept->edit_strength = r->strength;
+    d->kept->keep_open = d->settings->keep_open;
+    g_free(d->kept->command);
+    d->kept->command = g_strdup(d->settings->command);
+    g_free(d->kept->request->model);
+    d->kept->request->model = g_strdup(r->model);
+}
+
 static void remember(Dialog *d)
 {
     g_autoptr(GError) error = NULL;
 
-    moji_settings_remember(d->settings, d->settings->request->prompt);
+    moji_settings_remember(d->kept, d->settings->request->prompt);
+    if (d->task->edit)
+        keep_edit(d);
     moji_form_show(d->form, d->settings);
-    if (!moji_settings_save(d->settings, &error))
+    if (!moji_settings_save(d->kept, &error))
         g_printerr("%s: %s\n", PLUG_IN_BINARY, error->message);
 }
 
@@ -268,7 +285,7 @@ static void deliver(Dialog *d, const MojiImage *picture)
     g_autofree char *note = NULL;
 
     moji_preview_set_picture(d->preview, picture);
-    if (!d->deliver(picture, &note, d->deliver_data, &error)) {
+    if (!d->task->deliver(picture, &note, d->task->user_data, &error)) {
         set_status(d, 0, "");
         say_error(d, error);
         return;
@@ -315,7 +332,8 @@ static void make(Dialog *d)
     }
     if (d->settings->new_seed)
         request->seed = g_random_int_range(0, G_MAXINT32);
-    if (!moji_request_check(request, &error) || !have_engine(d, &error)) {
+    if ((d->task->add_picture && !d->task->add_picture(request, d->task->user_data, &error)) ||
+        !moji_request_check(request, &error) || !have_engine(d, &error)) {
         say_error(d, error);
         return;
     }
@@ -326,19 +344,34 @@ static void make(Dialog *d)
     moji_client_draw_async(d->engine->client, request, on_progress, d, d->drawing, on_drawn, d);
 }
 
+/* Back to what the emoji was made with. */
+static void reset_edit(Dialog *d)
+{
+    d->kept->edit_strength = -1;
+    moji_settings_free(d->settings);
+    d->settings = moji_settings_for_edit(d->kept, d->task->recipe);
+    moji_form_show(d->form, d->settings);
+    say_nothing(d);
+}
+
 /* Everything but what the user would not call a setting of the emoji: history, engine, model. */
 static void reset(Dialog *d)
 {
-    MojiSettings *fresh = moji_settings_new();
+    MojiSettings *fresh;
 
     moji_form_read(d->form, d->settings);
+    if (d->task->edit) {
+        reset_edit(d);
+        return;
+    }
+    fresh = moji_settings_new();
     fresh->request->model = g_strdup(d->settings->request->model);
     fresh->command = g_strdup(d->settings->command);
     fresh->request->seed = d->settings->request->seed;
     g_ptr_array_unref(fresh->history);
     fresh->history = g_ptr_array_ref(d->settings->history);
     moji_settings_free(d->settings);
-    d->settings = fresh;
+    d->settings = d->kept = fresh;
     moji_form_show(d->form, fresh);
     say_nothing(d);
 }
@@ -411,37 +444,40 @@ static void translate_help(GtkWidget *window)
     g_list_free(buttons);
 }
 
-static void build(Dialog *d, const char *procedure)
+static void build(Dialog *d)
 {
-    d->window = gimp_dialog_new(_("Emoji Maker"), PLUG_IN_ROLE, NULL, 0, gimp_standard_help_func,
-                                procedure, NULL);
+    const char *procedure = d->task->procedure;
+
+    d->window = gimp_dialog_new(d->task->edit ? _("Edit Emoji") : _("Emoji Maker"), PLUG_IN_ROLE,
+                                NULL, 0, gimp_standard_help_func, procedure, NULL);
     translate_help(d->window);
     gimp_dialog_add_button(GIMP_DIALOG(d->window), GIMP_STOCK_RESET, RESPONSE_RESET);
     d->cancel =
         gimp_dialog_add_button(GIMP_DIALOG(d->window), GTK_STOCK_CANCEL, GTK_RESPONSE_CANCEL);
-    d->make = gimp_dialog_add_button(GIMP_DIALOG(d->window), _("_Make"), GTK_RESPONSE_OK);
+    d->make = gimp_dialog_add_button(GIMP_DIALOG(d->window),
+                                     d->task->edit ? _("Redra_w") : _("_Make"), GTK_RESPONSE_OK);
     gtk_dialog_set_default_response(GTK_DIALOG(d->window), GTK_RESPONSE_OK);
     gtk_dialog_set_alternative_button_order(GTK_DIALOG(d->window), RESPONSE_RESET, GTK_RESPONSE_OK,
                                             GTK_RESPONSE_CANCEL, -1);
     gtk_window_set_resizable(GTK_WINDOW(d->window), FALSE); /* follows "Advanced" both ways */
     gimp_window_set_transient(GTK_WINDOW(d->window));
-    d->form = moji_form_new(procedure);
+    d->form = moji_form_new(procedure, d->task->edit);
     d->preview = moji_preview_new();
     build_body(d);
     g_signal_connect(d->window, "response", G_CALLBACK(on_response), d);
 }
 
-int moji_dialog_run(const char *procedure, const char *hint, MojiDeliverFn deliver_fn,
-                    gpointer user_data)
+int moji_dialog_run(const MojiDialogTask *task)
 {
-    Dialog d = {.settings = moji_settings_load(), .deliver = deliver_fn, .deliver_data = user_data};
+    Dialog d = {.task = task, .kept = moji_settings_load()};
 
-    build(&d, procedure);
+    d.settings = task->edit ? moji_settings_for_edit(d.kept, task->recipe) : d.kept;
+    build(&d);
     moji_form_show(d.form, d.settings);
     moji_form_tell(d.form, NULL);
     moji_form_on_engine(d.form, ask_about_model, &d);
-    if (hint)
-        say(&d, GTK_STOCK_DIALOG_INFO, hint);
+    if (task->hint)
+        say(&d, GTK_STOCK_DIALOG_INFO, task->hint);
     gtk_widget_show(d.window);
     moji_form_focus(d.form);
     ask_about_model(&d);
@@ -450,6 +486,8 @@ int moji_dialog_run(const char *procedure, const char *hint, MojiDeliverFn deliv
     stop_asking(&d);
     gtk_widget_destroy(d.window);
     engine_unref(d.engine);
+    if (d.kept != d.settings)
+        moji_settings_free(d.kept);
     moji_settings_free(d.settings);
     g_free(d.phase);
     return d.delivered;

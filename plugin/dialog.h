@@ -10,7 +10,19 @@
 typedef gboolean (*MojiDeliverFn)(const MojiImage *picture, char **note, gpointer user_data,
                                   GError **error);
 
-/* Runs the window until it is closed; the number of emojis that were delivered. hint: a line about
- * the image to show at the start, or NULL. gimp_ui_init must have been called. */
-int moji_dialog_run(const char *procedure, const char *hint, MojiDeliverFn deliver,
-                    gpointer user_data);
+/* What the window is for. */
+typedef struct {
+    const char *procedure;
+    const char *hint; /* a line to show at the start, or NULL */
+    MojiDeliverFn deliver;
+    gpointer user_data;
+    /* An emoji is changed, not made. */
+    gboolean edit;
+    const char *recipe; /* its recipe, or NULL */
+    /* Adds the picture as it is now to a request that is about to be drawn. */
+    gboolean (*add_picture)(MojiRequest *r, gpointer user_data, GError **error);
+} MojiDialogTask;
+
+/* Runs the window until it is closed; the number of emojis that were delivered. gimp_ui_init must
+ * have been called. */
+int moji_dialog_run(const MojiDialogTask *task);

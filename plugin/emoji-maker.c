@@ -1,10 +1,11 @@
-/* emoji-maker.c: the GIMP plug-in's two procedures, and how each is called.
+/* emoji-maker.c: the GIMP plug-in's procedures, and how each is called.
  *
- * plug-in-moji-draw adds an emoji to an image, plug-in-moji-new makes an image of one. They are two
- * because GIMP greys out a procedure that wants an image when there is none, and only repeats
- * (Ctrl+F) one that does. */
+ * plug-in-moji-draw adds an emoji to an image, plug-in-moji-new makes an image of one,
+ * plug-in-moji-edit (edit.c) changes one. The first two are two because GIMP greys out a procedure
+ * that wants an image when there is none, and only repeats (Ctrl+F) one that does. */
 #include "emoji-maker.h"
 #include "dialog.h"
+#include "edit.h"
 #include "icons.h"
 #include "layer.h"
 #include "settings.h"
@@ -20,6 +21,7 @@
 typedef struct {
     GimpRunMode mode;
     gboolean new_image;            /* plug-in-moji-new */
+    gboolean edit;                 /* plug-in-moji-edit */
     gint32 image;                  /* where the emojis go, or -1 */
     gint32 above;                  /* the layer given by a script, or -1 for the active one */
     gint32 made_image, made_layer; /* of the last emoji */
@@ -59,6 +61,23 @@ static const GimpParamDef draw_args[] = {
     {GIMP_PDB_DRAWABLE, "drawable", "The layer above which the emoji goes"},
     EMOJI,
 };
+static const GimpParamDef edit_args[] = {
+    RUN_MODE,
+    {GIMP_PDB_IMAGE, "image", "The image"},
+    {GIMP_PDB_DRAWABLE, "drawable", "The layer to redraw"},
+    {GIMP_PDB_STRING, "prompt", "What to make of it, or \"\" for the layer's own words"},
+    {GIMP_PDB_FLOAT, "strength",
+     "How much may change, 0.01 to 1; below 0 = as the model is used to"},
+    {GIMP_PDB_INT32, "seed", "0 to 2147483647, -1 = the layer's own, or any"},
+    {GIMP_PDB_STRING, "negative", "Words for what not to show, or \"\" for the layer's own"},
+    {GIMP_PDB_STRING, "style",
+     "A style of the model, \"none\", or \"\" for the layer's or the model's own"},
+    {GIMP_PDB_INT32, "steps", "1 to 1000, 0 = the layer's or the model's own"},
+    {GIMP_PDB_FLOAT, "guidance",
+     "How closely to follow the words, 1 to 100; below 0 = the layer's or the model's own"},
+};
+G_STATIC_ASSERT(G_N_ELEMENTS(edit_args) == MOJI_EDIT_ARGUMENTS);
+static const GimpParamDef edit_values[] = {{GIMP_PDB_LAYER, "layer", "The same layer"}};
 static const GimpParamDef new_args[] = {RUN_MODE, EMOJI};
 static const GimpParamDef draw_values[] = {{GIMP_PDB_LAYER, "layer", "The layer with the emoji"}};
 static const GimpParamDef new_values[] = {
@@ -101,6 +120,13 @@ static void query(void)
             "Draws an emoji from a description and makes a new image of it. " HELP_TEXT,
             N_("_Emoji..."), "", new_args, G_N_ELEMENTS(new_args), new_values,
             G_N_ELEMENTS(new_values), "<Image>/File/Create");
+    install(PROC_EDIT, N_("Redraw an emoji, or any layer, from a changed description"),
+            "Redraws a layer in place from a changed description, inside the selection if there is "
+            "one, in one step to undo. What is not given is taken from the layer's recipe, the "
+            "parasite \"plug-in-moji/recipe\", which is brought up to date. Strength says how much "
+            "may change. An emoji whose background was removed is cut out again.",
+            N_("E_dit Emoji..."), "*", edit_args, G_N_ELEMENTS(edit_args), edit_values,
+            G_N_ELEMENTS(edit_values), "<Image>/Filters/Emoji Maker");
 }
 
 /* --- run --- */
@@ -220,7 +246,10 @@ static const char *image_hint(gint32 image)
 
 static GimpPDBStatusType run_window(Run *run, GError **error)
 {
-    const char *procedure = run->new_image ? PROC_NEW : PROC_DRAW;
+    MojiDialogTask task = {.procedure = run->new_image ? PROC_NEW : PROC_DRAW,
+                           .hint = image_hint(run->image),
+                           .deliver = deliver,
+                           .user_data = run};
 
     if (!gtk_init_check(NULL, NULL)) {
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
@@ -228,20 +257,23 @@ static GimpPDBStatusType run_window(Run *run, GError **error)
         return GIMP_PDB_EXECUTION_ERROR;
     }
     gimp_ui_init(PLUG_IN_BINARY, FALSE);
-    return moji_dialog_run(procedure, image_hint(run->image), deliver, run) ? GIMP_PDB_SUCCESS
-                                                                            : GIMP_PDB_CANCEL;
+    return moji_dialog_run(&task) ? GIMP_PDB_SUCCESS : GIMP_PDB_CANCEL;
 }
 
 static GimpPDBStatusType run_checked(Run *run, int nparams, const GimpParam *param, GError **error)
 {
     int before = run->new_image ? 1 : 3; /* arguments before the emoji's own */
-    int expected = run->new_image ? G_N_ELEMENTS(new_args) : G_N_ELEMENTS(draw_args);
+    int expected = run->new_image ? G_N_ELEMENTS(new_args)
+                   : run->edit    ? G_N_ELEMENTS(edit_args)
+                                  : G_N_ELEMENTS(draw_args);
 
     if (run->mode == GIMP_RUN_NONINTERACTIVE && nparams != expected) {
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "%d arguments were given, %d are needed",
                     nparams, expected);
         return GIMP_PDB_CALLING_ERROR;
     }
+    if (run->edit)
+        return moji_edit_run(param, &run->made_layer, error);
     if (!run->new_image && nparams >= 3) {
         run->image = param[1].data.d_image;
         if (run->mode == GIMP_RUN_NONINTERACTIVE)
@@ -298,6 +330,7 @@ static void run(const char *name, int nparams, const GimpParam *param, int *nval
     g_autoptr(GError) error = NULL;
     Run run = {.mode = param[0].data.d_int32,
                .new_image = !strcmp(name, PROC_NEW),
+               .edit = !strcmp(name, PROC_EDIT),
                .image = -1,
                .above = -1,
                .made_image = -1,

@@ -10,6 +10,7 @@
 #define PLUG_IN_ROLE "gimp-emoji-maker"
 #define PROC_DRAW "plug-in-moji-draw"
 #define PROC_NEW "plug-in-moji-new"
+#define PROC_EDIT "plug-in-moji-edit"
 #define HELP_DOMAIN "urn:emoji-maker:help"
 
 /* The folder of the running program; owned by the plug-in. */

@@ -10,9 +10,11 @@
 #include <libgimp/gimpui.h>
 
 #define SPACING 6
+#define USUAL_STRENGTH 0.7 /* as the engine has it */
 
 struct MojiForm {
     const char *help_id;
+    GtkWidget *strength; /* or NULL */
     GtkWidget *box, *prompt, *style, *seed, *new_seed, *transparent, *keep_open;
     GtkWidget *negative, *steps, *guidance, *background, *sampler, *model, *command;
     GtkWidget *advanced;
@@ -152,14 +154,28 @@ static GtkWidget *build_seed(MojiForm *f)
     return row;
 }
 
-static void build_main(MojiForm *f)
+/* In percent, since nobody thinks of it otherwise. */
+static void build_strength(MojiForm *f, GtkWidget *table, int row)
 {
-    GtkWidget *table = table_new(2);
+    f->strength = gtk_hscale_new_with_range(5, 100, 5);
+    gtk_scale_set_value_pos(GTK_SCALE(f->strength), GTK_POS_RIGHT);
+    attach(table, row, _("_Strength:"), f->strength);
+    explain(f, f->strength,
+            _("How much may change: 30 retouches, 70 redraws in the same place and colors, 100 "
+              "starts over"));
+}
+
+static void build_main(MojiForm *f, gboolean edit)
+{
+    GtkWidget *table = table_new(edit ? 3 : 2);
+    int row = 0;
 
     gtk_box_pack_start(GTK_BOX(f->box), table, FALSE, FALSE, 0);
-    f->style = attach(table, 0, _("S_tyle:"), moji_choice_new());
+    if (edit)
+        build_strength(f, table, row++);
+    f->style = attach(table, row++, _("S_tyle:"), moji_choice_new());
     explain(f, f->style, _("The look of the emoji, one of the styles the model has learned"));
-    attach(table, 1, _("S_eed:"), build_seed(f));
+    attach(table, row, _("S_eed:"), build_seed(f));
     f->transparent =
         pack_check(f, _("Remove the _background"),
                    _("The emoji gets a layer mask that hides the plain background; paint "
@@ -254,7 +270,7 @@ static void build_advanced(MojiForm *f)
           "the engine of this computer"));
 }
 
-MojiForm *moji_form_new(const char *help_id)
+MojiForm *moji_form_new(const char *help_id, gboolean edit)
 {
     MojiForm *f = g_new0(MojiForm, 1);
 
@@ -262,7 +278,7 @@ MojiForm *moji_form_new(const char *help_id)
     f->box = gtk_vbox_new(FALSE, SPACING);
     g_object_set_data_full(G_OBJECT(f->box), "form", f, g_free);
     build_prompt(f);
-    build_main(f);
+    build_main(f, edit);
     build_advanced(f);
     gtk_widget_show_all(f->box);
     return f;
@@ -295,6 +311,9 @@ void moji_form_show(MojiForm *f, const MojiSettings *s)
     set_text(prompt_entry(f), r->prompt);
     moji_choice_set(f->style, r->style);
     moji_form_set_seed(f, r->seed < 0 ? 0 : r->seed);
+    if (f->strength)
+        gtk_range_set_value(GTK_RANGE(f->strength),
+                            100 * (r->strength > 0 ? r->strength : USUAL_STRENGTH));
     set_check(f->new_seed, s->new_seed);
     set_check(f->transparent, r->transparent);
     set_check(f->keep_open, s->keep_open);
@@ -344,6 +363,8 @@ void moji_form_read(MojiForm *f, MojiSettings *s)
     take(&r->prompt, get_text(prompt_entry(f)));
     take(&r->style, moji_choice_get(f->style));
     r->seed = (gint64)get_number(f->seed); /* may switch "New each time" off */
+    if (f->strength)
+        r->strength = gtk_range_get_value(GTK_RANGE(f->strength)) / 100;
     s->new_seed = get_check(f->new_seed);
     r->transparent = get_check(f->transparent);
     s->keep_open = get_check(f->keep_open);

@@ -1,6 +1,6 @@
 /* form.h: the fields of the window, as widgets and as settings.
  *
- *     MojiForm *form = moji_form_new(PROC_DRAW);
+ *     MojiForm *form = moji_form_new(PROC_DRAW, FALSE);
  *     moji_form_show(form, settings);
  *     ... the user types ...
  *     moji_form_read(form, settings);
@@ -14,7 +14,7 @@
 typedef struct MojiForm MojiForm;
 
 /* The struct lives as long as its widget, which belongs to GTK once it is packed. */
-MojiForm *moji_form_new(const char *help_id);
+MojiForm *moji_form_new(const char *help_id, gboolean edit); /* edit: with a strength */
 GtkWidget *moji_form_widget(MojiForm *f);
 void moji_form_show(MojiForm *f, const MojiSettings *s);
 void moji_form_read(MojiForm *f, MojiSettings *s);

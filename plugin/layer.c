@@ -18,10 +18,10 @@ static gboolean fail(GError **error, const char *text)
 
 /* The prompt in one line, cut at a word's end where there is one, and the seed: enough to tell
  * twenty drawings apart in the Layers dialog. */
-static char *layer_name(const MojiImage *picture)
+char *moji_layer_name(const char *recipe)
 {
-    g_autofree char *prompt = moji_recipe_text(picture->recipe, "prompt");
-    gint64 seed = moji_recipe_seed(picture->recipe);
+    g_autofree char *prompt = moji_recipe_text(recipe, "prompt");
+    gint64 seed = moji_recipe_seed(recipe);
     g_autoptr(GString) name = g_string_new(NULL);
     g_auto(GStrv) words = g_strsplit_set(prompt ? prompt : _("Emoji"), " \t\r\n", -1);
 
@@ -58,7 +58,7 @@ static GimpImageType layer_type(gint32 image)
 
 /* The layer's own colour model in float: values that are already in the image's profile go in
  * unchanged. A palette is matched in R'G'B'. */
-static const Babl *profile_format(gint32 layer)
+const Babl *moji_layer_format(gint32 layer)
 {
     const Babl *format = gimp_drawable_get_format(layer);
     g_autofree char *name = NULL;
@@ -69,29 +69,30 @@ static const Babl *profile_format(gint32 layer)
     return babl_format(name);
 }
 
-/* sRGB to the image's profile, or NULL where there is nothing to convert. */
-static GimpColorTransform *layer_transform(gint32 layer, const Babl *from, const Babl *to)
+GimpColorTransform *moji_layer_transform(gint32 layer, gboolean back)
 {
-    GimpColorProfile *wanted = gimp_image_get_color_profile(gimp_item_get_image(layer));
+    GimpColorProfile *own = gimp_image_get_color_profile(gimp_item_get_image(layer));
     GimpColorProfile *srgb;
     GimpColorTransform *transform;
+    const Babl *ours = babl_format("R'G'B'A u8"), *theirs = moji_layer_format(layer);
 
-    if (!wanted)
+    if (!own)
         return NULL; /* built-in profiles: GEGL converts right */
     srgb = gimp_color_profile_new_rgb_srgb();
-    transform = gimp_color_transform_new(srgb, from, wanted, to,
+    transform = gimp_color_transform_new(back ? own : srgb, back ? theirs : ours, back ? srgb : own,
+                                         back ? ours : theirs,
                                          GIMP_COLOR_RENDERING_INTENT_RELATIVE_COLORIMETRIC,
                                          GIMP_COLOR_TRANSFORM_FLAGS_BLACK_POINT_COMPENSATION);
     g_object_unref(srgb);
-    g_object_unref(wanted);
+    g_object_unref(own);
     return transform;
 }
 
 static void write_pixels(gint32 layer, const MojiImage *picture)
 {
     const Babl *from = babl_format("R'G'B'A u8");
-    const Babl *to = profile_format(layer);
-    GimpColorTransform *transform = layer_transform(layer, from, to);
+    const Babl *to = moji_layer_format(layer);
+    GimpColorTransform *transform = moji_layer_transform(layer, FALSE);
     GeglRectangle all = {0, 0, picture->width, picture->height};
     GeglBuffer *buffer = gimp_drawable_get_buffer(layer);
 
@@ -151,7 +152,7 @@ static gboolean insert(gint32 image, gint32 layer, gint32 above)
 
 static gint32 add_layer(gint32 image, gint32 above, const MojiImage *picture, GError **error)
 {
-    g_autofree char *name = layer_name(picture);
+    g_autofree char *name = moji_layer_name(picture->recipe);
     gint32 layer;
 
     if (!settle_floating(image))
@@ -173,8 +174,7 @@ static gint32 add_layer(gint32 image, gint32 above, const MojiImage *picture, GE
     return layer;
 }
 
-/* GEGL takes a third of a second to start, so it is not started before the window is open. */
-static void start_gegl(void)
+void moji_layer_start_gegl(void)
 {
     static gboolean started;
 
@@ -187,7 +187,7 @@ gint32 moji_layer_add(gint32 image, gint32 above, const MojiImage *picture, GErr
 {
     gint32 layer;
 
-    start_gegl();
+    moji_layer_start_gegl();
     gimp_image_undo_group_start(image);
     layer = add_layer(image, above, picture, error);
     gimp_image_undo_group_end(image);
@@ -198,7 +198,7 @@ gint32 moji_layer_new_image(const MojiImage *picture, gint32 *layer, GError **er
 {
     gint32 image;
 
-    start_gegl();
+    moji_layer_start_gegl();
     image = gimp_image_new(picture->width, picture->height, GIMP_RGB);
     if (image < 0)
         return fail(error, _("GIMP could not make an image")), -1;

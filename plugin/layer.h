@@ -1,4 +1,5 @@
-/* layer.h: pixels -> layer, the last arrow of the way. The only code that touches GIMP's pixels.
+/* layer.h: pixels -> layer, the last arrow of the way. With redraw.c the only code that touches
+ * GIMP's pixels.
  *
  *     gint32 layer = moji_layer_add(image, -1, picture, &error);
  *
@@ -17,3 +18,15 @@ gint32 moji_layer_add(gint32 image, gint32 above, const MojiImage *picture, GErr
 /* A new RGB image of the picture's size with the picture as its one layer, whose id goes to *layer.
  * The image's id, or -1 with MOJI_ERROR_BACKEND. It has no display yet. */
 gint32 moji_layer_new_image(const MojiImage *picture, gint32 *layer, GError **error);
+
+/* What follows is for redraw.c. */
+
+/* The name of the layer that this recipe makes: g_free it. */
+char *moji_layer_name(const char *recipe);
+/* The layer's own colour model in float. */
+const Babl *moji_layer_format(gint32 layer);
+/* Between the engine's pixels and the layer's, in moji_layer_format: sRGB to the image's profile
+ * or, with `back`, the other way. NULL where there is nothing that GEGL would not do by itself. */
+GimpColorTransform *moji_layer_transform(gint32 layer, gboolean back);
+/* GEGL takes a third of a second to start, so it is not started before the window is open. */
+void moji_layer_start_gegl(void);

@@ -60,12 +60,24 @@ void moji_preview_clear(MojiPreview *p)
     g_object_unref(icon);
 }
 
+/* The longer side is `size`. */
+static void fit(int width, int height, int size, int *fit_width, int *fit_height)
+{
+    int longer = MAX(width, height);
+
+    *fit_width = MAX(1, width * size / longer);
+    *fit_height = MAX(1, height * size / longer);
+}
+
 void moji_preview_set_rough(MojiPreview *p, const guint8 *rgb, int width, int height)
 {
     GdkPixbuf *rough = gdk_pixbuf_new_from_data(rgb, GDK_COLORSPACE_RGB, FALSE, 8, width, height,
                                                 width * 3, NULL, NULL);
-    GdkPixbuf *scaled = gdk_pixbuf_scale_simple(rough, LARGE, LARGE, GDK_INTERP_BILINEAR);
+    GdkPixbuf *scaled;
+    int w, h;
 
+    fit(width, height, LARGE, &w, &h);
+    scaled = gdk_pixbuf_scale_simple(rough, w, h, GDK_INTERP_BILINEAR);
     gtk_image_set_from_pixbuf(GTK_IMAGE(p->large), scaled);
     g_object_unref(scaled);
     g_object_unref(rough);
@@ -93,9 +105,12 @@ static GdkPixbuf *masked(const MojiImage *picture)
 
 static void show_at(GtkWidget *image, GdkPixbuf *pixbuf, int size, int check)
 {
-    GdkPixbuf *scaled = gdk_pixbuf_composite_color_simple(pixbuf, size, size, GDK_INTERP_BILINEAR,
-                                                          255, check, 0xffffff, 0xe4e4e4);
+    GdkPixbuf *scaled;
+    int w, h;
 
+    fit(gdk_pixbuf_get_width(pixbuf), gdk_pixbuf_get_height(pixbuf), size, &w, &h);
+    scaled = gdk_pixbuf_composite_color_simple(pixbuf, w, h, GDK_INTERP_BILINEAR, 255, check,
+                                               0xffffff, 0xe4e4e4);
     gtk_image_set_from_pixbuf(GTK_IMAGE(image), scaled);
     g_object_unref(scaled);
 }

@@ -15,6 +15,18 @@ void moji_recipe_attach(gint32 layer, const char *json)
     gimp_parasite_free(parasite);
 }
 
+char *moji_recipe_of(gint32 layer)
+{
+    GimpParasite *parasite = gimp_item_get_parasite(layer, MOJI_RECIPE_PARASITE);
+    char *json;
+
+    if (!parasite)
+        return NULL;
+    json = g_strndup(gimp_parasite_data(parasite), gimp_parasite_data_size(parasite));
+    gimp_parasite_free(parasite);
+    return json;
+}
+
 /* The member's value if it is a plain one; owned by the parser. */
 static JsonNode *recipe_member(JsonParser *parser, const char *json, const char *member)
 {

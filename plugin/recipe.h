@@ -10,6 +10,8 @@
 
 /* Attaches json to the layer; with NULL nothing is attached. Undone together with the layer. */
 void moji_recipe_attach(gint32 layer, const char *json);
+/* The layer's recipe: g_free it. NULL if it has none. */
+char *moji_recipe_of(gint32 layer);
 /* A text member of a recipe, as "prompt" or "warning": g_free it. NULL if it is not there. */
 char *moji_recipe_text(const char *json, const char *member);
 /* The seed the recipe tells, or -1. */

@@ -21,6 +21,7 @@ MojiSettings *moji_settings_new(void)
     s->request = moji_request_new();
     s->request->transparent = TRUE;
     s->new_seed = TRUE;
+    s->edit_strength = -1;
     s->keep_open = TRUE;
     s->history = g_ptr_array_new_with_free_func(g_free);
     return s;
@@ -32,8 +33,26 @@ void moji_settings_free(MojiSettings *s)
         return;
     moji_request_free(s->request);
     g_free(s->command);
+    g_free(s->edit_prompt);
     g_ptr_array_unref(s->history);
     g_free(s);
+}
+
+MojiSettings *moji_settings_for_edit(const MojiSettings *s, const char *recipe)
+{
+    MojiSettings *edit = moji_settings_new();
+    MojiRequest *r = edit->request;
+
+    r->model = g_strdup(s->request->model);
+    r->transparent = FALSE;
+    r->strength = s->edit_strength;
+    moji_request_take_recipe(r, recipe);
+    edit->new_seed = r->seed < 0;
+    edit->keep_open = s->keep_open;
+    edit->command = g_strdup(s->command);
+    g_ptr_array_unref(edit->history);
+    edit->history = g_ptr_array_ref(s->history);
+    return edit;
 }
 
 /* An empty word means "the default", as a missing one does. */
@@ -91,6 +110,8 @@ MojiSettings *moji_settings_load(void)
     read_string(file, "sampler", &r->sampler);
     read_string(file, "model", &r->model);
     read_string(file, "command", &s->command);
+    read_string(file, "edit-prompt", &s->edit_prompt);
+    s->edit_strength = read_number(file, "edit-strength", 0.01, 1, -1);
     r->seed = (gint64)read_number(file, "seed", 0, G_MAXINT32, 0);
     r->steps = (int)read_number(file, "steps", 0, 1000, 0);
     r->guidance = read_number(file, "guidance", -1, 100, -1);
@@ -130,6 +151,8 @@ gboolean moji_settings_save(const MojiSettings *s, GError **error)
     write_string(file, "sampler", r->sampler);
     write_string(file, "model", r->model);
     write_string(file, "command", s->command);
+    write_string(file, "edit-prompt", s->edit_prompt);
+    g_key_file_set_double(file, GROUP, "edit-strength", s->edit_strength);
     g_key_file_set_int64(file, GROUP, "seed", r->seed);
     g_key_file_set_integer(file, GROUP, "steps", r->steps);
     g_key_file_set_double(file, GROUP, "guidance", r->guidance);

@@ -14,6 +14,8 @@ typedef struct {
     MojiRequest *request; /* of the last drawing; seed as it was used */
     gboolean new_seed;    /* pick another seed for each drawing; TRUE */
     gboolean keep_open;   /* the window stays for the next emoji; TRUE */
+    char *edit_prompt;    /* of the last edit, or NULL */
+    double edit_strength; /* likewise; below 0: the engine's own choice */
     char *command;        /* how to start an engine elsewhere, see client.h; NULL: ours */
     GPtrArray *history;   /* char *: prompts, latest first, each once */
 } MojiSettings;
@@ -22,6 +24,9 @@ typedef struct {
 MojiSettings *moji_settings_load(void);
 MojiSettings *moji_settings_new(void);
 void moji_settings_free(MojiSettings *s);
+/* For changing an emoji: the request is that of its recipe (or NULL), on the same model and engine
+ * as s; the history is shared. */
+MojiSettings *moji_settings_for_edit(const MojiSettings *s, const char *recipe);
 /* Puts the prompt in front of the history. */
 void moji_settings_remember(MojiSettings *s, const char *prompt);
 /* FALSE with a GError of GFileError if the file could not be written. */

@@ -18,7 +18,7 @@ WORDS=$*
 work=$(mktemp -d "${TMPDIR:-/tmp}/moji-gimp.XXXXXX") || exit 2
 lines=$work/lines
 touch "$lines"
-LIMIT=90 # seconds for one GIMP
+LIMIT=${LIMIT:-90} # seconds for one GIMP
 own="" # processes that were started here
 
 finish() {
@@ -133,6 +133,11 @@ part_draw() {
         grep -q 'only 40 % of the frame' "$work/draw.err"
 }
 
+part_edit() {
+    stop_engines
+    MOJI_ENGINE="$work/engines/standin" MOJI_MODEL="$work/tiny" run_scm edit edit.scm
+}
+
 # same NAME MODEL PROMPT SAVE-TO: `moji draw` and the plug-in draw the same, with a cut-out if one is made.
 same() {
     stop_engines
@@ -233,7 +238,7 @@ part_readme() {
 . "$here/window.sh"
 
 # The windows come last: they leave a display and an engine behind in the environment.
-for part in translation draw real killed bundled finding readme english korean whole; do
+for part in translation draw edit real killed bundled finding readme english korean whole; do
     wanted $part || continue
     start=$(date +%s)
     part_$part

@@ -1,7 +1,8 @@
 /* standin.c: an engine for the plug-in's tests: moji's own server and wire, with a drawing whose
  * every pixel is known in place of the model. Used as `standin serve [--stdio]`.
  *
- * It draws a disc of one colour on green, 64 px. Words of the prompt make it behave: "slow" takes
+ * It draws a disc of one colour on green, 64 px; what it redraws becomes that colour, and cut out
+ * again the left half of it is kept. Words of the prompt make it behave: "slow" takes
  * three seconds, "uneven" keeps the background with a warning, "crash" ends the process in
  * mid-drawing, "fail" is an error. The model's facts come from the card in MOJI_MODEL, by the
  * engine's own code. */
@@ -69,14 +70,41 @@ static char *recipe(const MojiRequest *r, const char *warning)
     json_object_set_string_member(object, "style", r->style ? r->style : "");
     json_object_set_string_member(object, "background", r->background ? r->background : "");
     json_object_set_string_member(object, "negative", r->negative ? r->negative : "");
+    if (r->transparent)
+        json_object_set_boolean_member(object, "transparent", TRUE);
+    if (r->image)
+        json_object_set_double_member(object, "strength", r->strength);
     if (warning)
         json_object_set_string_member(object, "warning", warning);
     json_node_take_object(root, object);
     return json_to_string(root, FALSE);
 }
 
+static MojiImage *redrawn(const MojiRequest *r)
+{
+    MojiImage *image = moji_image_copy(r->image);
+    gsize pixels = (gsize)image->width * image->height;
+
+    g_clear_pointer(&image->mask, g_free);
+    if (r->transparent)
+        image->mask = g_malloc(pixels);
+    for (gsize i = 0; i < pixels; i++) {
+        gboolean kept = r->image->mask && !r->image->mask[i];
+
+        if (!kept)
+            memcpy(image->rgba + 4 * i, (guint8[]){171, 35, 62}, 3);
+        if (image->mask)
+            image->mask[i] = kept || (int)(i % image->width) < image->width / 2 ? 255 : 0;
+    }
+    g_free(image->recipe);
+    image->recipe = recipe(r, NULL);
+    return image;
+}
+
 static MojiImage *finished(const MojiRequest *r, GError **error)
 {
+    if (r->image)
+        return redrawn(r);
     MojiImage *image = moji_image_new(SIZE, SIZE);
     gboolean uneven = strstr(r->prompt, "uneven") != NULL;
 

@@ -402,7 +402,7 @@ int moji_cmd_draw(int argc, char **argv)
 {
     static const MojiDrawCommand draw = {
         .usage = "PROMPT",
-        .needs = "draw needs one prompt, its words in quotes; see moji draw --help",
+        .needs = "draw needs a prompt, its words in quotes; see moji draw --help",
         .least = 1,
         .most = 1,
         .complete = complete};

@@ -97,6 +97,58 @@ there dumped/decoded.npy
 said '1 steps of euler, guidance 3, style none, background none, f32'
 row "every option is taken"
 
+tiny_draw 0 cat --steps 1 --seed 20 --variations 2 --amount 0.3 -o near.png
+there near-1.png
+there near-2.png
+said 'seed 20'
+cmp -s near-1.png near-2.png && fail "two variations are the same"
+row "--variations draws around one seed"
+
+tiny_draw 4 cat --steps 1 --memory 50M -o small.png
+said 'were allowed'
+absent small.png
+tiny_draw 0 cat --steps 1 --memory 1.5GiB -o small.png
+there small.png
+row "--memory: within it, or exit code 4"
+
+# ---- editing ----
+
+tiny_edit() { # CODE IN WORDS OPTIONS...
+    want=$1
+    shift
+    run "$want" edit "$@" --model "$tiny" --size 64 --threads 1
+}
+cp first.png before.png
+tiny_edit 0 before.png "blue cat" --strength 0.5 -o after.png
+there after.png
+said 'seed 7, 64 px, 2 steps'
+cmp -s before.png first.png || fail "the picture itself was changed"
+tiny_edit 0 before.png --strength 0.5 -o own.png
+cmp -s own.png after.png && fail "other words change nothing"
+grep -q 'red cat' own.png || fail "the words of the recipe were not taken"
+row "edit takes from the recipe what is not said"
+
+tiny_edit 0 before.png "blue cat" --mask "$root/tests/cli/mask.png" -o masked.png
+there masked.png
+tiny_edit 3 before.png "blue cat" --mask "$root/tests/cli/disc.png" -o not.png
+said "disc.png: the mask has"
+absent not.png
+row "edit --mask wants a mask of the picture's size"
+
+tiny_edit 3 nowhere.png cat
+said 'nowhere.png'
+tiny_edit 3 "$root/tests/cli/disc.png"
+said 'tells no prompt'
+run 2 edit
+said 'needs a picture'
+tiny_edit 2 before.png cat --strength 2
+said 'strength'
+tiny_edit 2 before.png cat --count 2 --variations 2
+said 'one of them'
+tiny_edit 2 before.png cat --memory much
+said 'much'
+row "edit's mistakes: exit codes and reasons"
+
 # ---- mistakes ----
 
 run 2 draw
@@ -193,16 +245,21 @@ row "interrupted: exit code 5 and nothing written"
 run 0 --version
 printed '^moji [0-9]'
 run 0 --help
-for command in draw cutout info explain serve; do
+for command in draw edit cutout info explain serve; do
     printed "moji $command"
 done
 printed 'Exit codes: 0 .* 5 cancelled\|5 cancelled'
 run 0 draw --help
 for option in output negative seed steps guidance sampler size count background style transparent \
-    model backend type threads dump; do
+    model backend type threads dump variations amount variation-seed memory; do
     printed "--$option"
 done
 printed 'moji draw .*PROMPT'
+run 0 edit --help
+printed 'moji edit .*IN.png'
+for option in mask strength output negative; do
+    printed "--$option"
+done
 run 0 serve --help
 printed '--stdio'
 printed '--idle'

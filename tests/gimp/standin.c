@@ -92,7 +92,7 @@ static MojiImage *redrawn(const MojiRequest *r)
         gboolean kept = r->image->mask && !r->image->mask[i];
 
         if (!kept)
-            memcpy(image->rgba + 4 * i, (guint8[]){171, 35, 62}, 3);
+            memcpy(image->rgba + 4 * i, (guint8[]){171, 35, 62, 255}, r->transparent ? 4 : 3);
         if (image->mask)
             image->mask[i] = kept || (int)(i % image->width) < image->width / 2 ? 255 : 0;
     }

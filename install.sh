@@ -224,6 +224,8 @@ copy_files() {
     copy "$build/moji" "$prefix/bin/moji" 755
     copy_tree model/moji-mini "$prefix/share/moji/moji-mini"
     copy_tree model/sd1 "$prefix/share/moji/sd1"
+    copy engine/korean.tsv "$prefix/share/moji/korean.tsv" 644
+    copy engine/korean/LICENSE "$prefix/share/moji/korean.LICENSE" 644
     for file in LICENSE model/LICENSE; do
         [ -f "$file" ] && copy "$file" "$prefix/share/moji/$file" 644
     done

@@ -1,5 +1,6 @@
 /* order.c: see order.h. */
 #include "order.h"
+#include "korean.h"
 #include "json.h"
 #include "stage.h"
 #include "version.h"
@@ -190,15 +191,39 @@ static gboolean choose_clip_skip(MojiOrder *o, int asked, const MojiModel *m, GE
     return FALSE;
 }
 
+/* Korean for a model that reads English; *said is the text itself where nothing need be done. */
+static gboolean translate(MojiOrder *o, const char *text, const MojiCard *card, char **said,
+                          GError **error)
+{
+    g_autofree char *unknown = NULL;
+    if (card->prompt_ko || !moji_korean_found(text)) {
+        *said = g_strdup(text);
+        return TRUE;
+    }
+    *said = moji_korean_translate(text, &unknown, error);
+    if (*said && !**said) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                    "prompt: this model reads English, and the dictionary has none of: %s",
+                    unknown);
+        return FALSE;
+    }
+    if (unknown)
+        moji_order_warn(o,
+                        "This model reads English; these Korean words are not in the dictionary "
+                        "and were left out: %s.",
+                        unknown);
+    return *said != NULL;
+}
+
 /* A background that the prompt names is the one to draw and to cut out, unless another was asked
  * for; then that one replaces it. */
 static void heed_prompt(MojiOrder *o, const char *asked, const MojiCard *card)
 {
     MojiNamedBackground named;
-    o->subject = g_strdup(o->prompt);
+    o->subject = g_strdup(o->said);
     o->frame = card->prompt;
     o->background_words = g_strdup(o->background);
-    if (!o->background || !moji_wording_background(card, o->prompt, &named))
+    if (!o->background || !moji_wording_background(card, o->said, &named))
         return;
     gboolean free_choice = !asked || !*asked;
     if (free_choice) {
@@ -215,6 +240,8 @@ static void heed_prompt(MojiOrder *o, const char *asked, const MojiCard *card)
                         o->background, named.words);
     }
     if (named.rest) {
+        g_free(o->said);
+        g_free(o->unsaid);
         g_free(o->subject);
         o->subject = g_strdup(named.rest);
     }
@@ -363,7 +390,7 @@ static gboolean make_chunks(MojiOrder *o, const MojiModel *m, GError **error)
         return FALSE;
     if (o->guidance <= 1)
         return TRUE;
-    o->chunks[0] = moji_prompt_chunks(o->negative, m->tokenizer, o->inversions, &lacking, error);
+    o->chunks[0] = moji_prompt_chunks(o->unsaid, m->tokenizer, o->inversions, &lacking, error);
     if (!o->chunks[0])
         return FALSE;
     if (lacking)
@@ -401,7 +428,8 @@ MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **err
         !choose_background(o, r->background, &m->card, error) ||
         !choose_size(o, r->size, m, error) || !choose_sampler(o, r, sampler, m, error) ||
         !choose_noise(o, r->rng, error) || !choose_clip_skip(o, r->clip_skip, m, error) ||
-        !choose_edit(o, r, m, error)) {
+        !choose_edit(o, r, m, error) || !translate(o, o->prompt, &m->card, &o->said, error) ||
+        !translate(o, o->negative, &m->card, &o->unsaid, error)) {
         moji_order_free(o);
         return NULL;
     }
@@ -509,6 +537,8 @@ char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weig
     put(r, "prompt", o->prompt);
     put(r, "text", o->text);
     put(r, "negative", o->negative);
+    if (strcmp(o->negative, o->unsaid))
+        put(r, "negative_text", o->unsaid);
     put(r, "style", o->style ? o->style : NONE);
     put(r, "background", o->background ? o->background : NONE);
     json_object_set_int_member(r, "seed", o->seed + (o->amount > 0 ? 0 : index));

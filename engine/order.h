@@ -8,6 +8,7 @@
 
 typedef struct {
     char *prompt, *negative;  /* as asked, but without LoRA tags; negative "" for none */
+    char *said, *unsaid;      /* the same in the model's language */
     char *subject;            /* the prompt, without a background that the template says */
     char *text;               /* what the tokenizer gets: the card's template filled in */
     char *style, *background; /* words of the card; NULL: none */
@@ -66,6 +67,7 @@ char *moji_weights_identity(const char *path);
  *      "loras": [{"name": "frog", "unet": 0.8, "text": 0.8, "weights": ..., "applied": 792,
  *                 "tensors": 792}]}
  *
+ * text is what the model read, prompt what was asked; negative_text is there where that differs.
  * style and background are "none" where there is none; what follows "transparent" may be missing. A
  * variation has "amount" and "variation_seed" too. A redrawn picture has "strength", and "mask":
  * true if not all of it was redrawn; it cannot be drawn again from its recipe alone. */

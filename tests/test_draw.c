@@ -290,6 +290,18 @@ static void expect_text(MojiRequest *r, const char *member, const char *want)
     g_ptr_array_unref(images);
 }
 
+static void expect_error(MojiRequest *r, MojiError code, const char *a, const char *b)
+{
+    g_autoptr(GError) error = NULL;
+    GPtrArray *images = moji_engine_draw(engine, r, NULL, NULL, NULL, &error);
+    MOJI_CHECK(!images && g_error_matches(error, MOJI_ERROR, code) && strstr(error->message, a) &&
+                   strstr(error->message, b),
+               "expected an error with \"%s\" and \"%s\": %s", a, b,
+               error ? error->message : "it was drawn");
+    if (images)
+        g_ptr_array_unref(images);
+}
+
 static void set(char **field, const char *text)
 {
     g_free(*field);
@@ -337,6 +349,20 @@ static void test_own_background(void)
     expect_text(r, "warning", "\"on a white background\" was left out");
     set(&r->prompt, "고양이, 초록색 배경");
     expect_text(r, "text", "고양이, flat, 초록색 배경");
+}
+
+/* Korean for a model whose card does not say that it reads it. */
+static void test_korean(void)
+{
+    g_autoptr(MojiRequest) r = request_new(1);
+    set(&r->prompt, "(웃는:1.2) 고양이, 뷁뷁, 파란색 배경");
+    set(&r->negative, "모자");
+    expect_text(r, "text", "(smiling:1.2) cat, blue background");
+    expect_text(r, "prompt", "(웃는:1.2) 고양이, 뷁뷁, 파란색 배경");
+    expect_text(r, "negative_text", "hat");
+    expect_text(r, "warning", "left out: 뷁뷁.");
+    set(&r->prompt, "뷁뷁");
+    expect_error(r, MOJI_ERROR_USAGE, "뷁뷁", "English");
 }
 
 /* A long prompt is read in chunks; of one that is longer than all of them the end goes, the words
@@ -409,18 +435,6 @@ static void test_recipe(void)
 }
 
 /* ---- what goes wrong ---- */
-
-static void expect_error(MojiRequest *r, MojiError code, const char *a, const char *b)
-{
-    g_autoptr(GError) error = NULL;
-    GPtrArray *images = moji_engine_draw(engine, r, NULL, NULL, NULL, &error);
-    MOJI_CHECK(!images && g_error_matches(error, MOJI_ERROR, code) && strstr(error->message, a) &&
-                   strstr(error->message, b),
-               "expected an error with \"%s\" and \"%s\": %s", a, b,
-               error ? error->message : "it was drawn");
-    if (images)
-        g_ptr_array_unref(images);
-}
 
 static void test_usage_errors(void)
 {
@@ -574,6 +588,7 @@ int main(void)
     moji_test("draw: previews' colours are fitted", test_sketch);
     moji_test("draw: the card's words fill the prompt", test_card);
     moji_test("draw: a background that the prompt names", test_own_background);
+    moji_test("draw: Korean for an English model", test_korean);
     moji_test("draw: a long prompt loses its end, not its background", test_long_prompt);
     moji_test("draw: a model that changed on the disk is loaded again", test_changed_on_disk);
     moji_test("draw: the recipe has everything", test_recipe);

@@ -58,7 +58,8 @@ static void compare_latents(const char *folder)
     g_autofree char *path = stage_dump(model, file);
     g_autofree float *want = moji_test_npy(path, &count, shape);
     gsize one = count / shape[0];
-    int calls = (int)stage_reference(model, "steps") + !strcmp(sampler, "pndm");
+    int steps = (int)stage_reference(model, "steps");
+    int calls = !strcmp(sampler, "heun") ? 2 * steps - 1 : steps + !strcmp(sampler, "pndm");
     for (int i = 0; i < shape[0]; i++) {
         /* Thinned dumps keep the noise, the first and the last. */
         int call = i == shape[0] - 1 ? calls : i;

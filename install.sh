@@ -265,7 +265,7 @@ first_emoji() {
     printf '(plug-in-path "%s")\n(check-updates no)\n' "$profile/plug-ins" >"$profile/rc"
     drawn=$scratch/first-emoji.png
     GIMP2_DIRECTORY="$profile/profile" timeout 600 gimp -i -d -f -g "$profile/rc" -b "
-        (let* ((made (plug-in-moji-new RUN-NONINTERACTIVE \"$PROMPT\" \"\" \"\" $SEED 0 -1 \"\" TRUE))
+        (let* ((made (plug-in-moji-new RUN-NONINTERACTIVE \"$PROMPT\" \"\" \"\" $SEED 0 -1 \"\" TRUE \"\" \"\"))
                (image (car made)) (layer (cadr made)))
           (if (> (car (gimp-layer-get-mask layer)) 0) (gimp-layer-remove-mask layer MASK-APPLY))
           (file-png-save RUN-NONINTERACTIVE image layer \"$drawn\" \"\" 0 9 0 0 0 0 0))" \

@@ -253,7 +253,8 @@ static gboolean open_loras(MojiOrder *o, const MojiRequest *r, GError **error)
 {
     g_autoptr(GPtrArray) entries = g_ptr_array_new_with_free_func(g_free);
     for (char **entry = r->loras; entry && *entry; entry++)
-        g_ptr_array_add(entries, g_strdup(*entry));
+        if (!same_word(*entry, NONE)) /* said to a picture that was made with some */
+            g_ptr_array_add(entries, g_strdup(*entry));
     o->prompt = moji_styles_take_tags(r->prompt, entries, error);
     if (!o->prompt)
         return FALSE;

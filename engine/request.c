@@ -326,12 +326,41 @@ MojiRequest *moji_request_from_variant(GVariant *dict, GError **error)
     return g_steal_pointer(&r);
 }
 
+static double number_member(JsonObject *o, const char *name)
+{
+    double value = 1;
+    return moji_json_double(o, "recipe", name, &value, NULL) ? value : 1;
+}
+
+/* [{"name": "frog", "unet": 0.8, "text": 0.8}, ...] as entries, or NULL. Floating. */
+static GVariant *loras_to_variant(JsonArray *list)
+{
+    g_autoptr(GPtrArray) entries = g_ptr_array_new_with_free_func(g_free);
+    for (guint i = 0; i < MIN(json_array_get_length(list), MOJI_REQUEST_MAX_LORAS); i++) {
+        JsonNode *node = json_array_get_element(list, i);
+        JsonObject *o = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+        g_autofree char *name = NULL;
+        char unet[G_ASCII_DTOSTR_BUF_SIZE], text[G_ASCII_DTOSTR_BUF_SIZE];
+        if (!o || !moji_json_string(o, "recipe", "name", &name, NULL) || !name)
+            continue;
+        g_ascii_dtostr(unet, sizeof unet, number_member(o, "unet"));
+        g_ascii_dtostr(text, sizeof text, number_member(o, "text"));
+        g_ptr_array_add(entries, strcmp(unet, text)
+                                     ? g_strdup_printf("%s:unet=%s,text=%s", name, unet, text)
+                                     : g_strdup_printf("%s:%s", name, unet));
+    }
+    return entries->len ? g_variant_new_strv((const char *const *)entries->pdata, entries->len)
+                        : NULL;
+}
+
 /* A recipe's member as the field's type, or NULL. Floating. */
 static GVariant *member_to_variant(JsonObject *recipe, const Field *f)
 {
     JsonNode *node = json_object_get_member(recipe, f->name);
     GType type = node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_value_type(node) : 0;
     gboolean number = type == G_TYPE_INT64 || type == G_TYPE_DOUBLE;
+    if (f->type == 'a' && node && JSON_NODE_HOLDS_ARRAY(node))
+        return loras_to_variant(json_node_get_array(node));
     if (f->type == 's' && type == G_TYPE_STRING && *json_node_get_string(node))
         return g_variant_new_string(json_node_get_string(node));
     if (f->type == 'x' && type == G_TYPE_INT64)

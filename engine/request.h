@@ -29,14 +29,14 @@ typedef struct {
     char *rng;        /* "cpu" or "cuda": whose noise a seed gives, random.h; NULL: "cpu" */
     char *model;      /* a folder, a checkpoint, or a name of the user's; NULL: the bundled one */
     char *vae;        /* a file or folder to decode with instead of the model's own; NULL: none */
-    char **loras;     /* "frog:0.8", "./ink.safetensors:unet=0.8,text=0.5" (styles.h); NULL: none */
-    gint64 seed;      /* 0 to 2^63-1; -1: pick one, which the recipe then tells */
-    int steps;        /* 0: the card's */
-    double guidance;  /* below 0: the card's; 1: no guidance, half the work */
-    int size;         /* pixels on a side; 0: the card's */
-    int clip_skip; /* 2: the text model without its last layer, 3: without two; 0 and 1: all of it
-                    */
-    int count;     /* pictures, seeds seed, seed+1, ...; 0 means 1 */
+    char **loras; /* "frog:0.8", "./ink.safetensors:unet=0.8,text=0.5" (styles.h); NULL or "none" */
+    gint64 seed;  /* 0 to 2^63-1; -1: pick one, which the recipe then tells */
+    int steps;    /* 0: the card's */
+    double guidance; /* below 0: the card's; 1: no guidance, half the work */
+    int size;        /* pixels on a side; 0: the card's */
+    int clip_skip;   /* 2: the text model without its last layer, 3: without two; 0 and 1: all of it
+                      */
+    int count;       /* pictures, seeds seed, seed+1, ...; 0 means 1 */
     gboolean transparent; /* cut the flat background out */
 
     /* Pictures that resemble each other: all from the noise of `seed`, turned towards those of

@@ -52,7 +52,11 @@ const char *moji_plugin_folder(void)
                     "A color word of the model, \"#rrggbb\", or \"\" for the model's own"}
 #define REMOVE {GIMP_PDB_INT32, "remove-background", \
                 "Hide the background with a layer mask { TRUE, FALSE }"}
-#define EMOJI PROMPT, NEGATIVE, STYLE, SEED, STEPS, GUIDANCE, BACKGROUND, REMOVE
+#define LORAS {GIMP_PDB_STRING, "styles", \
+               "LoRAs with their weights, \"frog:0.8, ink\": names of the styles folder or files; or \"\""}
+#define MODEL {GIMP_PDB_STRING, "model", \
+               "Folder or file of a model, or \"\" for the one that the window was told"}
+#define EMOJI PROMPT, NEGATIVE, STYLE, SEED, STEPS, GUIDANCE, BACKGROUND, REMOVE, LORAS, MODEL
 /* clang-format on */
 
 static const GimpParamDef draw_args[] = {
@@ -173,6 +177,9 @@ static MojiRequest *read_arguments(const GimpParam *param, GError **error)
     if (param[6].data.d_string && *param[6].data.d_string)
         r->background = g_strdup(param[6].data.d_string);
     r->transparent = param[7].data.d_int32 != 0;
+    r->loras = moji_request_split_loras(param[8].data.d_string);
+    if (param[9].data.d_string && *param[9].data.d_string)
+        r->model = g_strdup(param[9].data.d_string);
     if (!moji_request_check(r, error))
         g_clear_pointer(&r, moji_request_free);
     return r;

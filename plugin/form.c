@@ -16,6 +16,7 @@ struct MojiForm {
     const char *help_id;
     GtkWidget *strength; /* or NULL */
     GtkWidget *box, *prompt, *style, *seed, *new_seed, *transparent, *keep_open;
+    GtkWidget *loras;
     GtkWidget *negative, *steps, *guidance, *background, *sampler, *model, *command;
     GtkWidget *advanced;
     void (*changed)(gpointer user_data);
@@ -154,6 +155,65 @@ static GtkWidget *build_seed(MojiForm *f)
     return row;
 }
 
+/* --- LoRAs: a line of names and weights, and a list whose names join it --- */
+
+static GtkWidget *loras_entry(MojiForm *f)
+{
+    return gtk_bin_get_child(GTK_BIN(f->loras));
+}
+
+/* What was written before a name was chosen, which takes the line's place. */
+static void on_loras_written(GtkEntry *entry, gpointer user_data)
+{
+    MojiForm *f = user_data;
+
+    if (gtk_combo_box_get_active(GTK_COMBO_BOX(f->loras)) < 0)
+        g_object_set_data_full(G_OBJECT(entry), "written", g_strdup(gtk_entry_get_text(entry)),
+                               g_free);
+}
+
+static void on_lora(GtkComboBox *combo, gpointer user_data)
+{
+    MojiForm *f = user_data;
+    GtkWidget *entry = loras_entry(f);
+    const char *before = g_object_get_data(G_OBJECT(entry), "written");
+    g_autofree char *name = NULL, *text = NULL;
+
+    if (gtk_combo_box_get_active(combo) < 0)
+        return;
+    name = gtk_combo_box_text_get_active_text(GTK_COMBO_BOX_TEXT(combo));
+    text = before && *before ? g_strconcat(before, ", ", name, NULL) : g_strdup(name);
+    gtk_combo_box_set_active(combo, -1);
+    gtk_entry_set_text(GTK_ENTRY(entry), text);
+    gtk_editable_set_position(GTK_EDITABLE(entry), -1);
+}
+
+static GtkWidget *build_loras(MojiForm *f)
+{
+    GtkWidget *entry;
+
+    f->loras = gtk_combo_box_text_new_with_entry();
+    entry = loras_entry(f);
+    gtk_entry_set_activates_default(GTK_ENTRY(entry), TRUE);
+    g_signal_connect(entry, "changed", G_CALLBACK(on_loras_written), f);
+    g_signal_connect(f->loras, "changed", G_CALLBACK(on_lora), f);
+    explain(f, entry,
+            _("Learned styles with their weights, as “frog:0.8, ink”: names of files in the folder "
+              "of styles, which the list has, or files anywhere"));
+    return f->loras;
+}
+
+static void tell_loras(MojiForm *f, GVariant *info)
+{
+    g_autofree const char **list = NULL;
+
+    gtk_list_store_clear(GTK_LIST_STORE(gtk_combo_box_get_model(GTK_COMBO_BOX(f->loras))));
+    if (info)
+        g_variant_lookup(info, "loras", "^a&s", &list);
+    for (int i = 0; list && list[i]; i++)
+        gtk_combo_box_text_append_text(GTK_COMBO_BOX_TEXT(f->loras), list[i]);
+}
+
 /* In percent, since nobody thinks of it otherwise. */
 static void build_strength(MojiForm *f, GtkWidget *table, int row)
 {
@@ -167,7 +227,7 @@ static void build_strength(MojiForm *f, GtkWidget *table, int row)
 
 static void build_main(MojiForm *f, gboolean edit)
 {
-    GtkWidget *table = table_new(edit ? 3 : 2);
+    GtkWidget *table = table_new(edit ? 4 : 3);
     int row = 0;
 
     gtk_box_pack_start(GTK_BOX(f->box), table, FALSE, FALSE, 0);
@@ -175,7 +235,8 @@ static void build_main(MojiForm *f, gboolean edit)
         build_strength(f, table, row++);
     f->style = attach(table, row++, _("S_tyle:"), moji_choice_new());
     explain(f, f->style, _("The look of the emoji, one of the styles the model has learned"));
-    attach(table, row, _("S_eed:"), build_seed(f));
+    attach(table, row++, _("S_eed:"), build_seed(f));
+    attach(table, row, _("Lo_RAs:"), build_loras(f));
     f->transparent =
         pack_check(f, _("Remove the _background"),
                    _("The emoji gets a layer mask that hides the plain background; paint "
@@ -210,13 +271,11 @@ static GtkWidget *engine_entry_new(MojiForm *f)
     return entry;
 }
 
-static void on_browse(GtkButton *button, gpointer user_data)
+static void browse(MojiForm *f, const char *title, GtkFileChooserAction action)
 {
-    MojiForm *f = user_data;
     GtkWidget *chooser = gtk_file_chooser_dialog_new(
-        _("Folder of a Model"), GTK_WINDOW(gtk_widget_get_toplevel(GTK_WIDGET(button))),
-        GTK_FILE_CHOOSER_ACTION_SELECT_FOLDER, GTK_STOCK_CANCEL, GTK_RESPONSE_CANCEL,
-        GTK_STOCK_OPEN, GTK_RESPONSE_ACCEPT, NULL);
+        title, GTK_WINDOW(gtk_widget_get_toplevel(f->box)), action, GTK_STOCK_CANCEL,
+        GTK_RESPONSE_CANCEL, GTK_STOCK_OPEN, GTK_RESPONSE_ACCEPT, NULL);
 
     if (gtk_dialog_run(GTK_DIALOG(chooser)) == GTK_RESPONSE_ACCEPT) {
         g_autofree char *folder = gtk_file_chooser_get_filename(GTK_FILE_CHOOSER(chooser));
@@ -227,20 +286,40 @@ static void on_browse(GtkButton *button, gpointer user_data)
     gtk_widget_destroy(chooser);
 }
 
+static void on_browse_folder(GtkButton *button, gpointer user_data)
+{
+    (void)button;
+    browse(user_data, _("Folder of a Model"), GTK_FILE_CHOOSER_ACTION_SELECT_FOLDER);
+}
+
+static void on_browse_file(GtkButton *button, gpointer user_data)
+{
+    (void)button;
+    browse(user_data, _("File of a Model"), GTK_FILE_CHOOSER_ACTION_OPEN);
+}
+
+static void pack_browse(MojiForm *f, GtkWidget *row, const char *icon, const char *tip,
+                        GCallback clicked)
+{
+    GtkWidget *button = gtk_button_new();
+
+    gtk_container_add(GTK_CONTAINER(button), gtk_image_new_from_stock(icon, GTK_ICON_SIZE_MENU));
+    explain(f, button, tip);
+    g_signal_connect(button, "clicked", clicked, f);
+    gtk_box_pack_start(GTK_BOX(row), button, FALSE, FALSE, 0);
+}
+
 static GtkWidget *build_model(MojiForm *f)
 {
     GtkWidget *row = gtk_hbox_new(FALSE, SPACING);
-    GtkWidget *browse = gtk_button_new();
 
     f->model = engine_entry_new(f);
     explain(f, f->model,
-            _("The folder of a Stable Diffusion 1.x model; empty: the model that came along"));
-    gtk_container_add(GTK_CONTAINER(browse),
-                      gtk_image_new_from_stock(GTK_STOCK_OPEN, GTK_ICON_SIZE_MENU));
-    explain(f, browse, _("Choose the folder"));
-    g_signal_connect(browse, "clicked", G_CALLBACK(on_browse), f);
+            _("The folder or the file of a Stable Diffusion 1.x model; empty: the model that came "
+              "along"));
     gtk_box_pack_start(GTK_BOX(row), f->model, TRUE, TRUE, 0);
-    gtk_box_pack_start(GTK_BOX(row), browse, FALSE, FALSE, 0);
+    pack_browse(f, row, GTK_STOCK_OPEN, _("Choose the folder"), G_CALLBACK(on_browse_folder));
+    pack_browse(f, row, GTK_STOCK_FILE, _("Choose the file"), G_CALLBACK(on_browse_file));
     return row;
 }
 
@@ -306,6 +385,7 @@ static void show_history(MojiForm *f, const GPtrArray *history)
 void moji_form_show(MojiForm *f, const MojiSettings *s)
 {
     const MojiRequest *r = s->request;
+    g_autofree char *loras = moji_request_join_loras(r->loras);
 
     show_history(f, s->history);
     set_text(prompt_entry(f), r->prompt);
@@ -319,6 +399,7 @@ void moji_form_show(MojiForm *f, const MojiSettings *s)
     set_check(f->keep_open, s->keep_open);
     set_text(f->negative, r->negative);
     moji_choice_set(f->background, r->background);
+    set_text(loras_entry(f), loras);
     gtk_spin_button_set_value(GTK_SPIN_BUTTON(f->steps), r->steps);
     gtk_spin_button_set_value(GTK_SPIN_BUTTON(f->guidance), r->guidance > 0 ? r->guidance : 0);
     moji_choice_set(f->sampler, r->sampler);
@@ -359,7 +440,10 @@ void moji_form_read(MojiForm *f, MojiSettings *s)
 {
     MojiRequest *r = s->request;
     double guidance = get_number(f->guidance);
+    g_autofree char *loras = get_text(loras_entry(f));
 
+    g_strfreev(r->loras);
+    r->loras = moji_request_split_loras(loras);
     take(&r->prompt, get_text(prompt_entry(f)));
     take(&r->style, moji_choice_get(f->style));
     r->seed = (gint64)get_number(f->seed); /* may switch "New each time" off */
@@ -402,6 +486,7 @@ void moji_form_tell(MojiForm *f, GVariant *info)
     }
     tell_choice(f->style, info, "styles", "default-style");
     tell_choice(f->background, info, "backgrounds", "default-background");
+    tell_loras(f, info);
     tell_choice(f->sampler, info, "samplers", NULL);
     own_spin_tell(f->steps, steps > 0 ? g_strdup_printf("%d", steps) : NULL);
     g_ascii_formatd(text, sizeof text, "%.4g", guidance);

@@ -98,7 +98,7 @@ MojiSettings *moji_settings_load(void)
 {
     MojiSettings *s = moji_settings_new();
     MojiRequest *r = s->request;
-    g_autofree char *path = settings_path();
+    g_autofree char *path = settings_path(), *loras = NULL;
     g_autoptr(GKeyFile) file = g_key_file_new();
 
     if (!g_key_file_load_from_file(file, path, G_KEY_FILE_NONE, NULL))
@@ -112,6 +112,8 @@ MojiSettings *moji_settings_load(void)
     read_string(file, "command", &s->command);
     read_string(file, "edit-prompt", &s->edit_prompt);
     s->edit_strength = read_number(file, "edit-strength", 0.01, 1, -1);
+    read_string(file, "loras", &loras);
+    r->loras = moji_request_split_loras(loras);
     r->seed = (gint64)read_number(file, "seed", 0, G_MAXINT32, 0);
     r->steps = (int)read_number(file, "steps", 0, 1000, 0);
     r->guidance = read_number(file, "guidance", -1, 100, -1);
@@ -140,7 +142,7 @@ static void write_string(GKeyFile *file, const char *key, const char *value)
 gboolean moji_settings_save(const MojiSettings *s, GError **error)
 {
     const MojiRequest *r = s->request;
-    g_autofree char *path = settings_path();
+    g_autofree char *path = settings_path(), *loras = moji_request_join_loras(r->loras);
     g_autoptr(GKeyFile) file = g_key_file_new();
 
     g_key_file_set_integer(file, GROUP, "version", VERSION);
@@ -153,6 +155,7 @@ gboolean moji_settings_save(const MojiSettings *s, GError **error)
     write_string(file, "command", s->command);
     write_string(file, "edit-prompt", s->edit_prompt);
     g_key_file_set_double(file, GROUP, "edit-strength", s->edit_strength);
+    write_string(file, "loras", loras);
     g_key_file_set_int64(file, GROUP, "seed", r->seed);
     g_key_file_set_integer(file, GROUP, "steps", r->steps);
     g_key_file_set_double(file, GROUP, "guidance", r->guidance);

@@ -210,6 +210,12 @@ static void test_loras(void)
         MOJI_CHECK(copy->loras && g_strv_equal((const char *const *)copy->loras,
                                                (const char *const *)r->loras),
                    "another list came back");
+    g_clear_pointer(&r->loras, g_strfreev);
+    moji_request_take_recipe(r,
+                             "{\"loras\": [{\"name\": \"frog\", \"unet\": 0.5, \"text\": 0.5}, 7, "
+                             "{\"name\": 3}, {\"name\": \"ink\", \"unet\": -1, \"text\": 0}]}");
+    g_autofree char *taken = moji_request_join_loras(r->loras);
+    MOJI_CHECK(!g_strcmp0(taken, "frog:0.5, ink:unet=-1,text=0"), "a recipe gave \"%s\"", taken);
     g_strfreev(r->loras);
     r->loras = g_new0(char *, MOJI_REQUEST_MAX_LORAS + 2);
     for (int i = 0; i <= MOJI_REQUEST_MAX_LORAS; i++)

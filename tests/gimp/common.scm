@@ -67,7 +67,7 @@
   (car (gimp-image-get-active-drawable image)))
 
 (define (draw image prompt remove)
-  (car (plug-in-moji-draw RUN-NONINTERACTIVE image (active image) prompt "" "" 42 0 -1 "" remove)))
+  (car (plug-in-moji-draw RUN-NONINTERACTIVE image (active image) prompt "" "" 42 0 -1 "" remove "" "")))
 
 (define (pixel drawable x y)
   (vector->list (cadr (gimp-drawable-get-pixel drawable x y))))

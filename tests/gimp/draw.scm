@@ -149,7 +149,7 @@
          (low (active image))
          (high (car (gimp-layer-new image 9 9 RGBA-IMAGE "high" 100 LAYER-MODE-NORMAL))))
     (gimp-image-insert-layer image high 0 0)
-    (let ((layer (car (plug-in-moji-draw RUN-NONINTERACTIVE image low "robot" "" "" 1 0 -1 "" FALSE))))
+    (let ((layer (car (plug-in-moji-draw RUN-NONINTERACTIVE image low "robot" "" "" 1 0 -1 "" FALSE "" ""))))
       (check "above-the-given-drawable" (car (gimp-image-get-item-position image layer)) 1))
     (gimp-image-delete image))))
 
@@ -180,7 +180,7 @@
     (gimp-layer-add-mask ground mask)
     (gimp-image-select-rectangle image CHANNEL-OP-REPLACE 10 10 20 20)
     (gimp-selection-float mask 0 0)
-    (let ((layer (car (plug-in-moji-draw RUN-NONINTERACTIVE image ground "robot" "" "" 1 0 -1 "" FALSE))))
+    (let ((layer (car (plug-in-moji-draw RUN-NONINTERACTIVE image ground "robot" "" "" 1 0 -1 "" FALSE "" ""))))
       (check "floating-on-a-mask-settled" (car (gimp-image-get-floating-sel image)) -1)
       (check "floating-on-a-mask-emoji-on-top" (car (gimp-image-get-item-position image layer)) 0))
     (gimp-image-delete image))))
@@ -210,10 +210,12 @@
 (test "arguments" (lambda ()
   (let* ((image (new-image 20 20 RGB))
          (layer (car (plug-in-moji-draw RUN-NONINTERACTIVE image (active image) "cat" "dog" "glossy"
-                                        2147483647 9 3.5 "#00ff80" FALSE))))
+                                        2147483647 9 3.5 "#00ff80" FALSE
+                                        "frog:0.8,ink:unet=1, text=0" ""))))
     (check "recipe" (recipe layer)
            (string-append "{\"prompt\":\"cat\",\"seed\":2147483647,\"steps\":9,\"guidance\":3.5,"
-                          "\"style\":\"glossy\",\"background\":\"#00ff80\",\"negative\":\"dog\"}"))
+                          "\"style\":\"glossy\",\"background\":\"#00ff80\",\"negative\":\"dog\","
+                          "\"loras\":\"frog:0.8, ink:unet=1,text=0\"}"))
     (gimp-image-delete image))))
 
 (test "xcf" (lambda ()
@@ -230,7 +232,7 @@
       (gimp-image-delete again)))))
 
 (test "new" (lambda ()
-  (let* ((values (plug-in-moji-new RUN-NONINTERACTIVE "robot" "" "" 5 0 -1 "" TRUE))
+  (let* ((values (plug-in-moji-new RUN-NONINTERACTIVE "robot" "" "" 5 0 -1 "" TRUE "" ""))
          (image (car values)))
     (check "new-image" (list (car (gimp-image-width image)) (car (gimp-image-base-type image))
                              (car (gimp-image-get-layers image)) (active image))
@@ -244,7 +246,7 @@
 (define (failing prompt seed steps guidance)
   (let ((image (new-image 20 20 RGB)))
     (plug-in-moji-draw RUN-NONINTERACTIVE image (active image) prompt "" "" seed steps guidance ""
-                       FALSE)))
+                       FALSE "" "")))
 
 (check-error "error-empty-prompt" "invalid input arguments: .*prompt" (lambda () (failing "" 1 0 -1)))
 (check-error "error-blank-prompt" "prompt" (lambda () (failing "  \n " 1 0 -1)))
@@ -254,12 +256,12 @@
              (lambda () (failing "cat" 1 0 1000)))
 (check-error "error-other-drawable" "is not of image" (lambda ()
   (let ((image (new-image 20 20 RGB)) (other (new-image 20 20 RGB)))
-    (plug-in-moji-draw RUN-NONINTERACTIVE image (active other) "cat" "" "" 1 0 -1 "" FALSE))))
+    (plug-in-moji-draw RUN-NONINTERACTIVE image (active other) "cat" "" "" 1 0 -1 "" FALSE "" ""))))
 (check-error "error-no-last-emoji" "no emoji to repeat" (lambda ()
   (let ((image (new-image 20 20 RGB)))
-    (plug-in-moji-draw RUN-WITH-LAST-VALS image (active image) "" "" "" 1 0 -1 "" FALSE))))
+    (plug-in-moji-draw RUN-WITH-LAST-VALS image (active image) "" "" "" 1 0 -1 "" FALSE "" ""))))
 (check-error "error-no-display" "no display" (lambda ()
-  (plug-in-moji-new RUN-INTERACTIVE "" "" "" 1 0 -1 "" FALSE)))
+  (plug-in-moji-new RUN-INTERACTIVE "" "" "" 1 0 -1 "" FALSE "" "")))
 (check-error "error-of-the-engine" "not enough memory[^x]*8 GiB are needed"
              (lambda () (failing "fail" 1 0 -1)))
 

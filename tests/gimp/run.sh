@@ -191,8 +191,8 @@ part_bundled() {
 part_finding() {
     stop_engines
     nothing='(check-error "no-engine" "was not found.*install.sh" (lambda ()
-        (plug-in-moji-new RUN-NONINTERACTIVE "cat" "" "" 1 0 -1 "" FALSE)))'
-    works='(test "found" (lambda () (plug-in-moji-new RUN-NONINTERACTIVE "cat" "" "" 1 0 -1 "" FALSE)
+        (plug-in-moji-new RUN-NONINTERACTIVE "cat" "" "" 1 0 -1 "" FALSE "" "")))'
+    works='(test "found" (lambda () (plug-in-moji-new RUN-NONINTERACTIVE "cat" "" "" 1 0 -1 "" FALSE "" "")
         (check (string-append "found-" where) #t #t)))'
     path=$PATH
     rm "$work/plug-ins/emoji-maker"

@@ -2,7 +2,7 @@
 
 (define image (new-image 100 100 RGB))
 (define layer (car (plug-in-moji-draw RUN-NONINTERACTIVE image (active image) prompt "" "" 3 0 -1 ""
-                                      remove)))
+                                      remove "" "")))
 (define drawn (car (file-png-load RUN-NONINTERACTIVE png-file png-file)))
 (define width (car (gimp-image-width drawn)))
 

@@ -70,6 +70,10 @@ static char *recipe(const MojiRequest *r, const char *warning)
     json_object_set_string_member(object, "style", r->style ? r->style : "");
     json_object_set_string_member(object, "background", r->background ? r->background : "");
     json_object_set_string_member(object, "negative", r->negative ? r->negative : "");
+    if (r->loras) {
+        g_autofree char *loras = moji_request_join_loras(r->loras);
+        json_object_set_string_member(object, "loras", loras);
+    }
     if (r->transparent)
         json_object_set_boolean_member(object, "transparent", TRUE);
     if (r->image)

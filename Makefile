@@ -1,7 +1,8 @@
 # Makefile: the whole build. It finds what the machine has, says so, and builds what it can.
 #
 #   make                 the program, the plug-in and its translations, in build/
-#   make test            what the suite needs, then the suite (SANITIZE=1: with sanitizers)
+#   make test            what the suite needs, then the suite (SANITIZE=1: with sanitizers;
+#                        BACKEND=cuda: ops, stages and pictures on the GPU)
 #   make install         for this user, or PREFIX=... DESTDIR=... (PLUGIN_DIR=...: GIMP's plug-ins)
 #   make uninstall       takes away exactly what was installed
 #   make bench-cutout    background removal over 100 pieces of art (ART=folder of Iconify packages)
@@ -37,6 +38,14 @@ ENGINE_LACKS = $(if $(HAVE_ENGINE),,libglib2.0-dev libjson-glib-dev libpng-dev) 
                $(if $(HAVE_ONEDNN),,libdnnl-dev)
 PLUGIN_LACKS = $(if $(HAVE_GIMP),,libgimp2.0-dev) $(if $(HAVE_TOOLS),,gettext libgdk-pixbuf2.0-bin)
 
+# --- what CUDA needs: see the backend below ---
+NVCC        ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA        ?= $(patsubst %/bin/nvcc,%,$(NVCC))
+CUDA_VERSION := $(if $(NVCC),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9]*\).*/\1/p'))
+has_header   = $(shell $(CC) -I$(CUDA)/include -include $(1) -E -x c /dev/null >/dev/null 2>&1 && echo yes)
+CUDA_LACKS   = $(if $(CUDA_VERSION),$(if $(call has_header,cublasLt.h),,cuBLAS) $(if $(call has_header,cudnn.h),,cuDNN),nvcc)
+CUDA_LACKS  := $(CUDA_LACKS)
+
 # Short lines while building; V=1 shows the commands.
 Q     = $(if $(V),,@)
 SHOW  = $(if $(V),@:,@printf '  %-5s %s\n')
@@ -48,17 +57,22 @@ GIMP_LIBS     := $(shell pkg-config --libs gimpui-2.0 2>/dev/null)
 
 CPPFLAGS += -Iengine -D_GNU_SOURCE -DMOJI_SOURCE_DIR='"$(CURDIR)"'
 CFLAGS    = $(CSTD) $(WARN) $(OPT) -MMD -MP -fopenmp $(ENGINE_CFLAGS)
-LDLIBS    = $(ENGINE_LIBS) -ldnnl -fopenmp -lm
+LDLIBS    = $(ENGINE_LIBS) -ldnnl -fopenmp -lm -ldl
+# Programs show their symbols to the backend that they open at run time.
+LDFLAGS  += -rdynamic
 
 PROGRAM  = $(BUILD)/moji
 LIB      = $(BUILD)/libmoji.a
 LIB_SRC  = $(filter-out engine/main.c,$(wildcard engine/*.c)) $(wildcard engine/cpu/*.c)
 LIB_OBJ  = $(LIB_SRC:%.c=$(BUILD)/%.o)
 
-.PHONY: all found engine plugin tests fuzzers test install uninstall bench-cutout icons po \
+.PHONY: all found engine cuda plugin tests fuzzers test install uninstall bench-cutout icons po \
         clean format help
 
 all: found engine
+ifeq ($(strip $(CUDA_LACKS)),)
+all: cuda
+endif
 ifeq ($(strip $(PLUGIN_LACKS)),)
 all: plugin
 endif
@@ -70,6 +84,11 @@ ifneq ($(strip $(ENGINE_LACKS)),)
 	@exit 1
 endif
 	@echo "engine: $(CC), GLib $(call has,glib-2.0), oneDNN"
+ifeq ($(strip $(CUDA_LACKS)),)
+	@echo "CUDA backend: nvcc $(CUDA_VERSION), cuBLAS, cuDNN"
+else
+	@echo "not built: the CUDA backend, which needs $(strip $(CUDA_LACKS))"
+endif
 ifeq ($(strip $(PLUGIN_LACKS)),)
 	@echo "plug-in: GIMP $(HAVE_GIMP)"
 else
@@ -86,12 +105,77 @@ $(LIB): $(LIB_OBJ)
 
 $(PROGRAM): $(BUILD)/engine/main.o $(LIB)
 	$(SHOW) LINK $@
-	$(Q)$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(SHOW) CC $<
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+# --- the CUDA backend: one shared object, opened at run time ---
+# CUDA_ARCHS: the devices to make code for; later ones translate the last one's PTX when it is loaded.
+ifneq ($(filter 12,$(CUDA_VERSION)),)
+CUDA_ARCHS ?= 60 70 75 80 90
+else
+CUDA_ARCHS ?= 75 80 90
+endif
+CUDA_LAST   = $(lastword $(CUDA_ARCHS))
+CUDA_SRC    = $(wildcard engine/cuda/*.c)
+KERNEL_SRC  = $(wildcard kernels/*.cu)
+CUDA_OBJ    = $(CUDA_SRC:%.c=$(BUILD)/cuda/%.o) $(KERNEL_SRC:%.cu=$(BUILD)/cuda/%.o)
+NVCCFLAGS   = -std=c++17 -O3 -Xcompiler -fPIC,-Wall,-Wextra -MMD \
+              $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) \
+              -gencode=arch=compute_$(CUDA_LAST),code=compute_$(CUDA_LAST)
+
+cuda: $(BUILD)/libmoji-cuda.so
+
+$(BUILD)/cuda/%.o: %.c
+	@mkdir -p $(@D)
+	$(SHOW) CC $<
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -Ikernels -I$(CUDA)/include -c -o $@ $<
+
+$(BUILD)/cuda/%.o: %.cu
+	@mkdir -p $(@D)
+	$(SHOW) NVCC $<
+	$(Q)$(NVCC) $(NVCCFLAGS) -c -o $@ $<
+
+$(BUILD)/libmoji-cuda.so: $(CUDA_OBJ)
+	$(SHOW) LINK $@
+	$(Q)$(CC) $(OPT) -shared -o $@ $^ -L$(CUDA)/lib64 -Wl,-rpath,$(CUDA)/lib64 -lcudart_static \
+	    -lcublasLt -lcudnn -lstdc++ -lpthread -lrt -ldl
+
+# The same backend and kernels on the host, for the suite: tests/shim/.
+SHIM        = $(BUILD)/shim
+SHIM_FLAGS  = -Itests/shim -Ikernels -Iengine/cuda -fPIC
+SHIM_KERNEL = $(KERNEL_SRC:kernels/%.cu=$(SHIM)/%.o) $(SHIM)/shim.o
+SHIM_C      = $(filter-out libraries cublas cudnn,$(CUDA_SRC:engine/cuda/%.c=%))
+SHIM_OBJ    = $(SHIM_KERNEL) $(SHIM_C:%=$(SHIM)/backend/%.o) $(SHIM)/backend/libraries.o
+CXXFLAGS    = -std=c++17 $(WARN) -Wno-unknown-pragmas $(OPT) -MMD -MP
+
+$(SHIM)/%.o: kernels/%.cu
+	@mkdir -p $(@D)
+	$(SHOW) CXX $<
+	$(Q)$(CXX) $(CXXFLAGS) $(SHIM_FLAGS) -x c++ -c -o $@ $<
+
+$(SHIM)/shim.o: tests/shim/shim.cpp
+	@mkdir -p $(@D)
+	$(SHOW) CXX $<
+	$(Q)$(CXX) $(CXXFLAGS) $(SHIM_FLAGS) -c -o $@ $<
+
+$(SHIM)/backend/%.o: engine/cuda/%.c
+	@mkdir -p $(@D)
+	$(SHOW) CC $<
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SHIM_FLAGS) -c -o $@ $<
+
+$(SHIM)/backend/libraries.o: tests/shim/libraries.c
+	@mkdir -p $(@D)
+	$(SHOW) CC $<
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SHIM_FLAGS) -c -o $@ $<
+
+$(SHIM)/libmoji-cuda.so: $(SHIM_OBJ)
+	$(SHOW) LINK $@
+	$(Q)$(CXX) $(OPT) -shared -o $@ $^
+# --- end of the CUDA backend ---
 
 # --- the plug-in for GIMP 2.10: build/plug-ins/emoji-maker/ is laid out as it is installed ---
 PLUGIN      = $(BUILD)/plug-ins/emoji-maker
@@ -161,12 +245,15 @@ TEST_BIN  = $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
 TEST_HELP = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(TEST_SRC),$(wildcard tests/*.c)))
 
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
+$(BUILD)/tests/test_kernels.o: CPPFLAGS += -Itests/shim -Ikernels
+$(BUILD)/tests/test_kernels: $(SHIM_KERNEL)
+$(BUILD)/tests/test_kernels: LDLIBS += -lstdc++
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_HELP) $(LIB)
 	$(SHOW) LINK $@
-	$(Q)$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-tests: $(TEST_BIN)
+tests: $(TEST_BIN) $(SHIM)/libmoji-cuda.so
 
 # --- fuzzers: build/fuzz/fuzz_X replays its corpus in the suite, build/libfuzzer/fuzz_X (clang)
 # adds to it ---
@@ -191,14 +278,19 @@ fuzzers: $(FUZZ_BIN)
 # The second make looks at the machine again, with the packages there.
 test:
 	@./install.sh --packages-only --tests
+ifeq ($(BACKEND),cuda)
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc)) all tests
+	@MOJI_TEST_BACKEND=cuda tests/run.sh $(BUILD) ops stages pictures gpu
+else
 	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc)) all tests fuzzers
 	@tests/run.sh $(BUILD)
+endif
 
 # --- benchmarks: tests/bench/X.c -> build/bench/X ---
 $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(TEST_HELP) $(LIB)
 	@mkdir -p $(@D)
 	$(SHOW) LINK $@
-	$(Q)$(CC) $(OPT) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(OPT) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # The art: npm's @iconify-json/noto, fluent-emoji-flat, twemoji, emojione, fxemoji as .tgz files.
 bench-cutout: $(BUILD)/bench/cutout
@@ -221,7 +313,7 @@ clean:
 	rm -rf build
 
 format:
-	clang-format -i engine/*.[ch] engine/cpu/*.[ch] plugin/*.[ch] tests/*.[ch] tests/*/*.[ch]
+	clang-format -i engine/*.[ch] engine/*/*.[ch] kernels/*.h kernels/*.cu kernels/*.cuh plugin/*.[ch] tests/*.[ch] tests/*/*.[ch]
 
 help:
 	@sed -n '3,/^$$/s/^# \{0,2\}//p' Makefile

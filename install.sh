@@ -32,7 +32,7 @@ fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 # of the plug-in in a real window.
 ENGINE_PACKAGES="gcc make pkg-config libc6-dev libglib2.0-dev libjson-glib-dev libpng-dev libdnnl-dev"
 PLUGIN_PACKAGES="gimp libgimp2.0-dev gettext libgdk-pixbuf2.0-bin librsvg2-common iso-codes gtk2-engines-pixbuf"
-TEST_PACKAGES="xvfb xdotool imagemagick openbox procps"
+TEST_PACKAGES="g++ xvfb xdotool imagemagick openbox procps"
 
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here"
@@ -222,6 +222,7 @@ copy_files() {
     [ -f model/moji-mini/model_index.json ] || fail "model/moji-mini is not there: the checkout is incomplete"
     start_list
     copy "$build/moji" "$prefix/bin/moji" 755
+    [ ! -f "$build/libmoji-cuda.so" ] || copy "$build/libmoji-cuda.so" "$prefix/lib/moji/libmoji-cuda.so" 755
     copy_tree model/moji-mini "$prefix/share/moji/moji-mini"
     copy_tree model/sd1 "$prefix/share/moji/sd1"
     copy engine/korean.tsv "$prefix/share/moji/korean.tsv" 644

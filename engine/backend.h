@@ -6,12 +6,21 @@
 #pragma once
 #include "weights.h"
 
+/* Raised when this struct, or what it is made of, changes: a shared object of another one is refused.
+ */
+#define MOJI_BACKEND_ABI 1
+
 struct MojiBackend {
     const char *name; /* "cpu", "cuda" */
+    char *note;       /* why "auto" took no faster one, a line for people; NULL if there is none */
+    int span;         /* records that moji_tape_run runs between two looks at its cancellable */
     /* One line for people: processor, instruction set, library version. Owned by the backend. */
     const char *(*describe)(MojiBackend *b);
-    /* The type that this processor runs fastest without loss that shows: MOJI_BF16 or MOJI_F32. */
+    /* The type that this processor runs fastest without loss that shows. */
     MojiType (*preferred)(MojiBackend *b);
+    gboolean (*supports)(MojiBackend *b, MojiType type); /* as the compute type of a tape */
+    /* Bytes that memory_new and weights can still have. NULL: what the machine has. */
+    guint64 (*available)(MojiBackend *b);
 
     void *(*memory_new)(MojiBackend *b, gsize bytes, GError **error); /* 64-byte aligned */
     void (*memory_free)(MojiBackend *b, void *memory);
@@ -29,6 +38,8 @@ struct MojiBackend {
     void (*unprepare)(MojiBackend *b, void *prepared);
     /* Runs records [first, end). */
     gboolean (*run)(MojiBackend *b, void *prepared, int first, int end, GError **error);
+    /* Runs all records and says how long each took; 0 for one that became part of another. */
+    gboolean (*profile)(MojiBackend *b, void *prepared, double *seconds, GError **error);
 
     void (*close)(MojiBackend *b);
 };
@@ -36,6 +47,8 @@ struct MojiBackend {
 /* threads: 0 means one for each core this process may use. */
 MojiBackend *moji_backend_cpu(int threads, GError **error);
 
-/* name: "auto" or "cpu" (or "cuda" where that backend is installed). */
+/* name: "cpu", "cuda", or "auto" (also NULL): CUDA where it is installed and can be used, else the
+ * CPU; if it is installed, `note` says why it cannot be. CUDA is libmoji-cuda.so, looked for beside the program, in the folder above it (as in
+ * a build) and in ../lib/moji. */
 MojiBackend *moji_backend_open(const char *name, int threads, GError **error);
 void moji_backend_close(MojiBackend *b); /* NULL is fine */

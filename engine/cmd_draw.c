@@ -3,6 +3,7 @@
  * seed, the times and the memory. */
 #include "command.h"
 #include "draw.h"
+#include "tape.h"
 #include <json-glib/json-glib.h>
 #include <stdio.h>
 #include <string.h>
@@ -196,6 +197,8 @@ static int draw(const Options *o, const MojiRequest *request)
     if (!engine)
         return moji_command_fail(error);
     gboolean terminal = isatty(2);
+    if (moji_engine_note(engine))
+        fprintf(stderr, "moji: %s; drawing on the processor\n", moji_engine_note(engine));
     moji_engine_set_type(engine, g_strcmp0(o->type, "auto") ? o->type : NULL);
     moji_engine_set_dump(engine, o->dump);
     moji_engine_set_memory(engine, o->memory_bytes);
@@ -253,8 +256,9 @@ static gboolean check_given(Options *o)
                             o->memory);
         return FALSE;
     }
-    if (o->type && strcmp(o->type, "auto") && strcmp(o->type, "f32") && strcmp(o->type, "bf16")) {
-        moji_command_misuse("--type \"%s\": expected auto, f32 or bf16", o->type);
+    MojiType type;
+    if (o->type && strcmp(o->type, "auto") && !moji_type_parse(o->type, &type)) {
+        moji_command_misuse("--type \"%s\": expected auto, f32, bf16 or f16", o->type);
         return FALSE;
     }
     return TRUE;
@@ -352,9 +356,9 @@ int moji_command_draw(const MojiDrawCommand *c, int argc, char **argv)
          "MODEL"},
         {"vae", 0, 0, G_OPTION_ARG_FILENAME, &o.vae,
          "Decode with this VAE, a file or folder (the model's)", "VAE"},
-        {"backend", 0, 0, G_OPTION_ARG_FILENAME, &o.backend, "auto or cpu (auto)", "NAME"},
+        {"backend", 0, 0, G_OPTION_ARG_FILENAME, &o.backend, "auto, cpu or cuda (auto)", "NAME"},
         {"type", 0, 0, G_OPTION_ARG_FILENAME, &o.type,
-         "auto, f32 or bf16 (auto: what the processor is fastest at)", "T"},
+         "auto, f32, bf16 or f16 (auto: what the backend is fastest at)", "T"},
         {"threads", 0, 0, G_OPTION_ARG_INT, &o.threads, "Threads (one a core)", "N"},
         {"memory", 0, 0, G_OPTION_ARG_FILENAME, &o.memory,
          "How much to use at most, as 3G (what there is): with less than everything needs, one "

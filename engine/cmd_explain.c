@@ -21,7 +21,9 @@ static int explain(const Options *o, const char *network)
     MojiModel *m = moji_model_configs(folder, &error);
     if (!m)
         return moji_command_fail(error);
-    MojiType type = o->type && !strcmp(o->type, "f32") ? MOJI_F32 : MOJI_BF16;
+    MojiType type = MOJI_BF16;
+    if (o->type)
+        moji_type_parse(o->type, &type);
     int size = o->size ? o->size : m->card.size, unit = moji_stage_size_unit(m);
     int side = size / moji_vae_factor(&m->vae);
     int code = MOJI_EXIT_OK;
@@ -48,10 +50,11 @@ int moji_cmd_explain(int argc, char **argv)
         {"model", 0, 0, G_OPTION_ARG_FILENAME, &o.model, "Model (the bundled one)", "MODEL"},
         {"size", 0, 0, G_OPTION_ARG_INT, &o.size, "Pixels on a side (the model's)", "N"},
         {"batch", 0, 0, G_OPTION_ARG_INT, &o.batch, "Pictures at once (2; vae: 1)", "N"},
-        {"type", 0, 0, G_OPTION_ARG_STRING, &o.type, "f32 or bf16 (bf16)", "T"},
+        {"type", 0, 0, G_OPTION_ARG_STRING, &o.type, "f32, bf16 or f16 (bf16)", "T"},
         G_OPTION_ENTRY_NULL};
     g_auto(GStrv) words = NULL;
     int code = MOJI_EXIT_USAGE;
+    MojiType type;
     if (!moji_command_parse(
             "unet|vae|text",
             "Prints the network as the engine will run it, one line a record:\n"
@@ -63,8 +66,8 @@ int moji_cmd_explain(int argc, char **argv)
         moji_command_misuse("explain takes one of unet, vae, text; see moji explain --help");
     else if (o.batch < 0 || o.batch > 64)
         moji_command_misuse("--batch %d: expected 1 to 64", o.batch);
-    else if (o.type && strcmp(o.type, "f32") && strcmp(o.type, "bf16"))
-        moji_command_misuse("--type \"%s\": expected f32 or bf16", o.type);
+    else if (o.type && !moji_type_parse(o.type, &type))
+        moji_command_misuse("--type \"%s\": expected f32, bf16 or f16", o.type);
     else
         code = explain(&o, words[0]);
     g_free(o.model);

@@ -62,6 +62,8 @@ static int info(const char *folder)
     if (!backend)
         return moji_command_fail(error);
     printf("moji %s\n%s\n", MOJI_VERSION, backend->describe(backend));
+    if (backend->note)
+        puts(backend->note);
     moji_backend_close(backend);
     MojiModel *m = moji_model_open(folder, &error);
     gboolean ok = m && print_model(m, &error);

@@ -21,6 +21,7 @@ int moji_cmd_explain(int argc, char **argv);
 int moji_cmd_styles(int argc, char **argv);
 int moji_cmd_serve(int argc, char **argv);
 int moji_cmd_cutout(int argc, char **argv);
+int moji_cmd_bench(int argc, char **argv);
 
 /* Parses a command's options; what is left of the words is in *words (g_strfreev). usage is what
  * follows "moji COMMAND [OPTION...]" in --help. FALSE after having printed why not. */

@@ -50,9 +50,15 @@ const char *moji_engine_describe(MojiEngine *e)
     return e->backend->describe(e->backend);
 }
 
+const char *moji_engine_note(MojiEngine *e)
+{
+    return e->backend->note;
+}
+
 void moji_engine_set_type(MojiEngine *e, const char *type)
 {
-    g_assert(!type || !strcmp(type, "f32") || !strcmp(type, "bf16"));
+    MojiType known;
+    g_assert(!type || moji_type_parse(type, &known));
     g_free(e->type_name);
     e->type_name = g_strdup(type);
 }
@@ -203,9 +209,10 @@ static gboolean draw_all(MojiDrawing *d, MojiType type, GPtrArray *images, GErro
 
 static MojiType wanted_type(MojiEngine *e)
 {
+    MojiType type = e->backend->preferred(e->backend);
     if (e->type_name)
-        return strcmp(e->type_name, "f32") ? MOJI_BF16 : MOJI_F32;
-    return e->backend->preferred(e->backend);
+        moji_type_parse(e->type_name, &type);
+    return type;
 }
 
 /* Draws, once more in f32 if the first type's range was too small. */

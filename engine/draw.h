@@ -18,12 +18,14 @@
 
 typedef struct MojiEngine MojiEngine;
 
-/* backend: "auto", "cpu", ...; threads 0: one a core. */
+/* backend: "auto", "cpu" or "cuda"; threads 0: one a core. */
 MojiEngine *moji_engine_new(const char *backend, int threads, GError **error);
 void moji_engine_free(MojiEngine *e); /* NULL is fine */
 /* One line about the backend; owned by the engine, never changes. */
 const char *moji_engine_describe(MojiEngine *e);
-/* "f32", "bf16" or NULL for the backend's preferred type; takes effect with the next drawing. */
+/* Why "auto" took no faster backend, a line for people; NULL if there is nothing to say. */
+const char *moji_engine_note(MojiEngine *e);
+/* "f32", "bf16", "f16" or NULL for the backend's preferred type; takes effect with the next drawing. */
 void moji_engine_set_type(MojiEngine *e, const char *type);
 /* NULL, or a folder where every arrow of the next drawings is written as .npy, channels last:
  * ids i32 [B,n] and embeddings f32 [B,n,C], the negative prompt's first, n of all chunks

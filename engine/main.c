@@ -12,7 +12,7 @@ static const struct {
 } COMMANDS[] = {
     {"draw", moji_cmd_draw},       {"edit", moji_cmd_edit},   {"info", moji_cmd_info},
     {"explain", moji_cmd_explain}, {"serve", moji_cmd_serve}, {"cutout", moji_cmd_cutout},
-    {"styles", moji_cmd_styles},
+    {"styles", moji_cmd_styles},   {"bench", moji_cmd_bench},
 };
 
 static const char HELP[] =
@@ -24,6 +24,7 @@ static const char HELP[] =
     "  moji info [MODEL]                   what this machine and a model have\n"
     "  moji styles [NAME...]               the LoRAs that have names here\n"
     "  moji explain unet|vae|text          print a network as the engine will run it\n"
+    "  moji bench [unet|vae|text|draw]     how fast each stage and op is here\n"
     "  moji serve                          stay resident, for the GIMP plug-in\n"
     "\n"
     "  moji COMMAND --help                 the options of a command\n"

@@ -67,8 +67,8 @@ gboolean moji_drawing_plan(MojiDrawing *d, GError **error)
     MojiEngine *e = d->e;
     const MojiModel *m = e->model;
     guint64 merged = moji_lora_merged_bytes(m); /* taken already, of what is left too */
-    guint64 limit =
-        e->memory ? e->memory - MIN(e->memory, merged) : moji_stage_memory_left() + held_bytes(e);
+    guint64 limit = e->memory ? e->memory - MIN(e->memory, merged)
+                              : moji_stage_memory_left(e->backend) + held_bytes(e);
     guint64 text = bytes_of(
         e->text,
         e->text ? NULL : moji_stage_text(m, e->type, d->batch, e->stage_skip, e->stage_words));

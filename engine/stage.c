@@ -92,8 +92,10 @@ static guint64 read_number(const char *path, const char *key)
     return at ? g_ascii_strtoull(at + strlen(key), NULL, 10) : G_MAXUINT64;
 }
 
-guint64 moji_stage_memory_left(void)
+guint64 moji_stage_memory_left(MojiBackend *backend)
 {
+    if (backend->available)
+        return backend->available(backend);
     guint64 kib = read_number("/proc/meminfo", "MemAvailable:");
     guint64 machine = kib == G_MAXUINT64 ? kib : kib * 1024;
     struct rlimit limit;

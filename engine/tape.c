@@ -7,11 +7,26 @@
 #include <stdarg.h>
 #include <string.h>
 
+gboolean moji_type_parse(const char *name, MojiType *type)
+{
+    for (MojiType t = MOJI_F32; t <= MOJI_F16; t++)
+        if (!strcmp(name, moji_type_name(t))) {
+            *type = t;
+            return TRUE;
+        }
+    return FALSE;
+}
+
 gsize moji_type_bytes(MojiType type)
 {
     static const gsize bytes[] = {4, 2, 2, 4, 8};
     g_assert((guint)type < G_N_ELEMENTS(bytes));
     return bytes[type];
+}
+
+static gboolean is_float(MojiType type)
+{
+    return type == MOJI_F32 || type == MOJI_BF16 || type == MOJI_F16;
 }
 
 const char *moji_type_name(MojiType type)
@@ -105,7 +120,7 @@ static void record_free(gpointer data)
 
 MojiTape *moji_tape_new(MojiType compute)
 {
-    g_assert(compute == MOJI_F32 || compute == MOJI_BF16);
+    g_assert(is_float(compute));
     MojiTape *tape = g_new0(MojiTape, 1);
     tape->compute = compute;
     tape->tensors = g_ptr_array_new_with_free_func(tensor_free);
@@ -386,7 +401,7 @@ MojiTensor *moji_attention(MojiTape *tape, MojiTensor *q, MojiTensor *k, MojiTen
 /* The ops with one input, whose output is like it. */
 static MojiTensor *elementwise(MojiTape *tape, MojiOp op, MojiTensor *x)
 {
-    CHECK_SHAPES(x->type == MOJI_F32 || x->type == MOJI_BF16, tape, x, NULL);
+    CHECK_SHAPES(is_float(x->type), tape, x, NULL);
     return append(tape, NULL, (MojiRecord){.op = op, .in = {x}, .out = activation_like(tape, x)});
 }
 
@@ -469,8 +484,8 @@ MojiTensor *moji_cast(MojiTape *tape, MojiTensor *x, MojiType type)
 {
     if (x->type == type)
         return x;
-    CHECK_SHAPES(x->type == MOJI_F32 || x->type == MOJI_BF16, tape, x, NULL);
-    g_assert(type == MOJI_F32 || type == MOJI_BF16);
+    CHECK_SHAPES(is_float(x->type), tape, x, NULL);
+    g_assert(is_float(type));
     return append(tape, NULL,
                   (MojiRecord){.op = MOJI_OP_CAST,
                                .in = {x},
@@ -544,6 +559,11 @@ gboolean moji_tape_prepare(MojiTape *tape, MojiBackend *backend, MojiWeights *we
                            GError **error)
 {
     g_assert(tape->planned && !tape->block);
+    if (!backend->supports(backend, tape->compute)) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "The %s backend does not compute in %s",
+                    backend->name, moji_type_name(tape->compute));
+        return FALSE;
+    }
     g_autofree MojiWeight **weight = g_new0(MojiWeight *, tape->tensors->len);
     if (!find_weights(tape, weights, weight, error))
         return FALSE;
@@ -580,14 +600,20 @@ gboolean moji_tape_run(MojiTape *tape, GCancellable *cancellable, GError **error
 {
     g_assert(tape->block);
     int end = tape->records->len;
-    int span = cancellable ? 1 : MAX(end, 1);
+    int span = cancellable ? MIN(tape->backend->span, MAX(end, 1)) : MAX(end, 1);
     for (int i = 0; i < end; i += span) {
         if (cancellable && g_cancellable_is_cancelled(cancellable)) {
             g_set_error_literal(error, MOJI_ERROR, MOJI_ERROR_CANCELLED, "Cancelled");
             return FALSE;
         }
-        if (!tape->backend->run(tape->backend, tape->prepared, i, i + span, error))
+        if (!tape->backend->run(tape->backend, tape->prepared, i, MIN(i + span, end), error))
             return FALSE;
     }
     return TRUE;
+}
+
+gboolean moji_tape_profile(MojiTape *tape, double *seconds, GError **error)
+{
+    g_assert(tape->block);
+    return tape->backend->profile(tape->backend, tape->prepared, seconds, error);
 }

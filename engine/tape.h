@@ -38,6 +38,8 @@ typedef struct MojiWeights MojiWeights; /* weights.h */
 typedef enum { MOJI_F32, MOJI_BF16, MOJI_F16, MOJI_I32, MOJI_I64 } MojiType;
 gsize moji_type_bytes(MojiType type);
 const char *moji_type_name(MojiType type); /* "f32", "bf16", "f16", "i32", "i64" */
+/* The compute type of that name ("f32", "bf16", "f16"); FALSE if it is none. */
+gboolean moji_type_parse(const char *name, MojiType *type);
 
 typedef enum {
     MOJI_INPUT,      /* written by the caller before each run */
@@ -81,7 +83,7 @@ typedef enum {
     MOJI_OP_UPSAMPLE,   /* x [B,h,w,C] -> [B,2h,2w,C], nearest */
     MOJI_OP_EMBED,      /* table [V,C], ids i32 [B,n] -> [B,n,C] */
     MOJI_OP_SINUSOID,   /* t f32 [B] -> f32 [B,C]: timestep embedding, cosines first if flip */
-    MOJI_OP_CAST,       /* f32 <-> bf16 */
+    MOJI_OP_CAST,       /* f32 <-> bf16, f16 */
     MOJI_OP_COUNT
 } MojiOp;
 const char *moji_op_name(MojiOp op); /* "conv2d", ... */
@@ -120,7 +122,8 @@ typedef struct {
 
 /* ---- recording ---- */
 
-/* compute: the type of parameters and activations, MOJI_F32 or MOJI_BF16. */
+/* compute: the type of parameters and activations: MOJI_F32, MOJI_BF16 or MOJI_F16, of which not
+ * every backend has all. */
 MojiTape *moji_tape_new(MojiType compute);
 void moji_tape_free(MojiTape *tape); /* NULL is fine; releases what the backend prepared */
 MojiType moji_tape_compute(const MojiTape *tape);
@@ -200,6 +203,9 @@ gboolean moji_tape_prepare(MojiTape *tape, MojiBackend *backend, MojiWeights *we
 void moji_tape_write(MojiTape *tape, MojiTensor *input, const void *host); /* whole tensor */
 void moji_tape_read(MojiTape *tape, MojiTensor *output, void *host);       /* whole tensor */
 
-/* Runs all records. Cancelling takes effect between two records. Inputs must be written again
+/* Runs all records. Cancelling takes effect between two records, or later on a backend that takes
+ * many at once. Inputs must be written again
  * before the next run unless they are also marked by moji_output. */
 gboolean moji_tape_run(MojiTape *tape, GCancellable *cancellable, GError **error);
+/* The same, for `moji bench`: seconds[i] is what record i took. */
+gboolean moji_tape_profile(MojiTape *tape, double *seconds, GError **error);

@@ -30,7 +30,7 @@ static char *changed_file(const char *folder, const char *list)
 static void find_bundled(StageModel *m)
 {
     *m = (StageModel){.name = "moji-mini",
-                      .folder = g_build_filename(MOJI_SOURCE_DIR, "model/moji-mini", NULL),
+                      .folder = moji_test_path("../../model/moji-mini"),
                       .dumps = moji_test_path("mini"),
                       .thin = 4};
     g_autofree char *path = stage_dump(m, "weights.txt");

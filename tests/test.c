@@ -100,7 +100,8 @@ char *moji_test_path(const char *name)
 {
     if (g_path_is_absolute(name))
         return g_strdup(name);
-    return g_build_filename(MOJI_SOURCE_DIR, "tests", "fixtures", name, NULL);
+    const char *source = g_getenv("MOJI_SOURCE_DIR");
+    return g_build_filename(source ? source : MOJI_SOURCE_DIR, "tests", "fixtures", name, NULL);
 }
 
 char *moji_test_scratch(void)
@@ -185,4 +186,26 @@ gint64 *moji_test_npy_int(const char *name, gsize *count, gint64 shape[4])
         }
     }
     return out;
+}
+
+const char *moji_test_backend(const char *usual)
+{
+    const char *asked = g_getenv("MOJI_TEST_BACKEND");
+    return asked ? asked : usual;
+}
+
+static const char *no_backend;
+
+static void skip_backend(void)
+{
+    if (g_getenv("MOJI_TEST_BACKEND_NEEDED") || !strcmp(moji_test_backend("cpu"), "cpu"))
+        moji_test_fail(__FILE__, __LINE__, "%s", no_backend);
+    else
+        moji_test_skip("%s", no_backend);
+}
+
+void moji_test_no_backend(const char *why)
+{
+    no_backend = why;
+    moji_test("the backend", skip_backend);
 }

@@ -35,6 +35,13 @@ double moji_test_nmse(const float *a, const float *b, gsize n);
 float *moji_test_npy(const char *name, gsize *count, gint64 shape[4]);
 gint64 *moji_test_npy_int(const char *name, gsize *count, gint64 shape[4]);
 
-char *moji_test_path(const char *name); /* tests/fixtures/NAME in the source tree, or NAME if
-                                          it is an absolute path; caller frees */
+/* tests/fixtures/NAME in the source tree (MOJI_SOURCE_DIR, where it has moved since it was built), or
+ * NAME if it is an absolute path; caller frees. */
+char *moji_test_path(const char *name);
 char *moji_test_scratch(void);          /* a fresh empty folder, removed at the end; owned here */
+
+/* The backend to test: MOJI_TEST_BACKEND, or `usual` where that is not set. */
+const char *moji_test_backend(const char *usual);
+/* A skipped row with the reason, where a backend was asked for that this machine cannot have. Fails
+ * instead for "cpu", and where MOJI_TEST_BACKEND_NEEDED is set. */
+void moji_test_no_backend(const char *why);

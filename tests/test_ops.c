@@ -1,5 +1,6 @@
-/* test_ops.c: every op of the CPU backend, in f32 and bf16, against its slow twin, through a
- * recorded, planned and prepared tape. One row an op; an op without a row fails the suite. */
+/* test_ops.c: every op of a backend, in every type that it computes in, against its slow twin,
+ * through a recorded, planned and prepared tape. MOJI_TEST_BACKEND names the backend ("cpu").
+ * One row an op; an op without a row fails the suite. */
 #include "backend.h"
 #include "test.h"
 #include "twins.h"
@@ -13,6 +14,11 @@ static MojiBackend *backend;
 static MojiType type;  /* of the tape under test */
 static MojiType store; /* of its weights in the file */
 static GRand *dice;
+
+static gboolean on_cpu(void)
+{
+    return !strcmp(backend->name, "cpu");
+}
 
 /* ---- a tape with its inputs, its weights and their values for the twin ---- */
 
@@ -56,14 +62,7 @@ static double normal(void)
 
 static double rounded(double x, MojiType t)
 {
-    if (t == MOJI_BF16)
-        return twin_bf16(x);
-    if (t != MOJI_F16)
-        return (float)x;
-    /* 11 significant bits, and no more after the point: an f16 in its normal range */
-    int exponent;
-    double fraction = frexp(trunc(x * 1024) / 1024, &exponent);
-    return ldexp(trunc(fraction * 2048), exponent - 11);
+    return t == MOJI_BF16 ? twin_bf16(x) : t == MOJI_F16 ? (double)(_Float16)x : (float)x;
 }
 
 static gint64 product(int rank, const gint64 *dim)
@@ -92,14 +91,12 @@ static MojiTensor *rig_input(Rig *r, int rank, const gint64 *dim, double centre,
     return r->in[i];
 }
 
-static guint16 half_bits(double x) /* of a multiple of 1/1024 below 16 or so */
+static guint16 half_bits(double x)
 {
-    if (x == 0)
-        return 0;
-    int exponent;
-    double fraction = frexp(fabs(x), &exponent); /* 0.5..1 */
-    return (guint16)((x < 0 ? 0x8000 : 0) + (exponent + 14) * 1024 +
-                     (int)((fraction * 2 - 1) * 1024));
+    _Float16 half = (_Float16)x;
+    guint16 bits;
+    memcpy(&bits, &half, 2);
+    return bits;
 }
 
 /* Puts a tensor of random values in the file; returns what the backend should make of them. */
@@ -158,6 +155,8 @@ static void *to_host(const double *value, gint64 n, MojiType t)
             ((gint32 *)out)[i] = (gint32)value[i];
         else if (t == MOJI_BF16)
             memcpy((guint16 *)out + i, (char *)&f + 2, 2);
+        else if (t == MOJI_F16)
+            ((_Float16 *)out)[i] = (_Float16)f;
         else
             out[i] = f;
     }
@@ -169,6 +168,9 @@ static float *from_host(const void *host, gint64 n, MojiType t)
     float *out = g_new0(float, n);
     if (t == MOJI_F32)
         memcpy(out, host, n * 4);
+    else if (t == MOJI_F16)
+        for (gint64 i = 0; i < n; i++)
+            out[i] = (float)((const _Float16 *)host)[i];
     else
         for (gint64 i = 0; i < n; i++)
             memcpy((char *)&out[i] + 2, (const guint16 *)host + i, 2);
@@ -581,7 +583,7 @@ static void test_sinusoid(void)
     check_sinusoid(3, 6, TRUE, 1);
 }
 
-/* There and back; from bf16 to f32 nothing may change. */
+/* There and back; from bf16 or f16 to f32 nothing may change. */
 static void check_cast(gint64 n)
 {
     Rig *r = rig_new();
@@ -590,7 +592,7 @@ static void check_cast(gint64 n)
     MojiTensor *y = moji_cast(r->tape, moji_cast(r->tape, x, other), MOJI_F32);
     g_autofree double *expected = g_new(double, n);
     for (gint64 i = 0; i < n; i++)
-        expected[i] = twin_bf16(r->value[0][i]);
+        expected[i] = type == MOJI_F32 ? twin_bf16(r->value[0][i]) : r->value[0][i];
     rig_check_within(r, y, expected, 0);
     rig_free(r);
 }
@@ -700,6 +702,8 @@ static void test_shared_weights(void)
 /* The number of threads may not change a bit. */
 static void test_threads(void)
 {
+    if (!on_cpu())
+        return;
     MojiBackend *two = backend;
     void *bytes[2] = {NULL, NULL};
     gsize n = 0;
@@ -814,7 +818,7 @@ static void run_current(void)
         moji_test_fail(__FILE__, __LINE__, "no test row");
         return;
     }
-    if (type == MOJI_BF16 && backend->preferred(backend) != MOJI_BF16) {
+    if (type == MOJI_BF16 && on_cpu() && backend->preferred(backend) != MOJI_BF16) {
         moji_test_skip("this processor does not multiply bf16");
         return;
     }
@@ -852,12 +856,15 @@ int main(int argc, char **argv)
     (void)argc;
     program = argv[0];
     GError *error = NULL;
-    backend = moji_backend_cpu(0, &error);
-    if (!backend)
-        g_error("%s", error->message);
+    backend = moji_backend_open(moji_test_backend("cpu"), 0, &error);
+    if (!backend) {
+        moji_test_no_backend(error->message);
+        return moji_test_end();
+    }
     printf("# %s\n", backend->describe(backend));
-    for (int k = 0; k < 2; k++) {
-        type = k == 0 ? MOJI_F32 : MOJI_BF16;
+    for (type = MOJI_F32; type <= MOJI_F16; type++) {
+        if (!backend->supports(backend, type))
+            continue;
         for (int op = 0; op < MOJI_OP_COUNT; op++) {
             g_autofree char *name =
                 g_strdup_printf("ops: %s %s", moji_op_name(op), moji_type_name(type));
@@ -872,7 +879,7 @@ int main(int argc, char **argv)
         }
     }
     moji_test("ops: too large", test_too_large);
-    for (guint i = 0; i < G_N_ELEMENTS(older) && !g_getenv("MOJI_TEST_OLDER"); i++) {
+    for (guint i = 0; i < G_N_ELEMENTS(older) && on_cpu() && !g_getenv("MOJI_TEST_OLDER"); i++) {
         g_autofree char *name = g_strdup_printf("ops: all as %s", older[i]);
         present = older[i];
         moji_test(name, run_older);

@@ -205,6 +205,18 @@ static gboolean run(MojiBackend *b, void *prepared, int first, int end, GError *
     return done;
 }
 
+static gboolean profile(MojiBackend *b, void *prepared, double *seconds, GError **error)
+{
+    CpuPlan *plan = prepared;
+    gboolean done = TRUE;
+    for (int i = 0; done && i < plan->steps; i++) {
+        gint64 start = g_get_monotonic_time();
+        done = run(b, prepared, i, i + 1, error);
+        seconds[i] = (g_get_monotonic_time() - start) / 1e6;
+    }
+    return done;
+}
+
 /* ---- the processor ---- */
 
 static const char *describe(MojiBackend *b)
@@ -215,6 +227,12 @@ static const char *describe(MojiBackend *b)
 static MojiType preferred(MojiBackend *b)
 {
     return ((Cpu *)b)->bf16 ? MOJI_BF16 : MOJI_F32;
+}
+
+static gboolean supports(MojiBackend *b, MojiType type)
+{
+    (void)b;
+    return type == MOJI_F32 || type == MOJI_BF16;
 }
 
 static const char *isa_name(dnnl_cpu_isa_t isa)
@@ -277,9 +295,20 @@ static void close_cpu(MojiBackend *b)
 MojiBackend *moji_backend_cpu(int threads, GError **error)
 {
     Cpu *cpu = g_new0(Cpu, 1);
-    cpu->base =
-        (MojiBackend){"cpu",       describe, preferred, memory_new, memory_free, memory_write,
-                      memory_read, prepare,  unprepare, run,        close_cpu};
+    cpu->base = (MojiBackend){.name = "cpu",
+                              .span = 1,
+                              .describe = describe,
+                              .preferred = preferred,
+                              .supports = supports,
+                              .memory_new = memory_new,
+                              .memory_free = memory_free,
+                              .write = memory_write,
+                              .read = memory_read,
+                              .prepare = prepare,
+                              .unprepare = unprepare,
+                              .run = run,
+                              .profile = profile,
+                              .close = close_cpu};
     cpu->threads = threads > 0 ? threads : usable_cores();
     if (dnnl_engine_create(&cpu->engine, dnnl_cpu, 0) != dnnl_success ||
         dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags) != dnnl_success) {

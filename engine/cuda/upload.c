@@ -1,0 +1,127 @@
+/* upload.c: weights on the device, converted there from the file's type and order.
+ *
+ * Every tape of a model finds the same copy, kept with the MojiWeight. Copies are cut one after
+ * another from slabs, since the driver rounds each allocation of its own up to 2 MiB.
+ *
+ * The surprising rule: a slab is given back when the last weight in it is let go, not before. */
+#include "cuda.h"
+
+#define SLAB_BYTES ((gsize)64 << 20)
+#define STAGING_BYTES ((gsize)16 << 20)
+#define ALIGNMENT 256
+
+struct CudaSlab {
+    Cuda *cuda;
+    char *memory;
+    gsize bytes, used;
+    int living;
+};
+
+typedef struct {
+    CudaSlab *slab;
+    void *data;
+} Copy;
+
+static void slab_free(CudaSlab *slab)
+{
+    cudaFree(slab->memory);
+    g_ptr_array_remove_fast(slab->cuda->slabs, slab);
+    g_free(slab);
+}
+
+void moji_cuda_slabs_free(Cuda *cuda)
+{
+    g_assert(!cuda->slabs || cuda->slabs->len == 0); /* weights must be gone first */
+    g_clear_pointer(&cuda->slabs, g_ptr_array_unref);
+    cudaFree(cuda->staging);
+}
+
+static void copy_free(gpointer data)
+{
+    Copy *copy = data;
+    if (--copy->slab->living == 0)
+        slab_free(copy->slab);
+    g_free(copy);
+}
+
+static CudaSlab *slab_with_room(Cuda *cuda, gsize bytes, const char *what, GError **error)
+{
+    for (guint i = 0; i < cuda->slabs->len; i++) {
+        CudaSlab *slab = cuda->slabs->pdata[i];
+        if (slab->bytes - slab->used >= bytes)
+            return slab;
+    }
+    CudaSlab *slab = g_new0(CudaSlab, 1);
+    slab->cuda = cuda;
+    slab->bytes = MAX(bytes, SLAB_BYTES);
+    if (cudaMalloc((void **)&slab->memory, slab->bytes)) {
+        cudaGetLastError();
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_MEMORY,
+                    "Not enough GPU memory: %s wants %" G_GSIZE_FORMAT " bytes", what, bytes);
+        g_free(slab);
+        return NULL;
+    }
+    g_ptr_array_add(cuda->slabs, slab);
+    return slab;
+}
+
+static Copy *copy_new(Cuda *cuda, gsize bytes, const char *what, GError **error)
+{
+    bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    CudaSlab *slab = slab_with_room(cuda, bytes, what, error);
+    if (!slab)
+        return NULL;
+    Copy *copy = g_new(Copy, 1);
+    *copy = (Copy){slab, slab->memory + slab->used};
+    slab->used += bytes;
+    slab->living++;
+    return copy;
+}
+
+/* Through the staging memory, as many of `out` rows of `in` values times `taps` at once as fit. */
+static cudaError_t fill(Cuda *cuda, void *to, MojiType type, const MojiWeight *w, gint64 out,
+                        gint64 in, gint64 taps)
+{
+    gsize size = moji_type_bytes(w->type), row = in * taps;
+    gint64 step = MAX(STAGING_BYTES / (row * size), 1);
+    cudaError_t e = cudaSuccess;
+    for (gint64 o = 0; o < out && !e; o += step) {
+        gint64 rows = MIN(step, out - o);
+        e = cudaMemcpyAsync(cuda->staging, (const char *)w->data + o * row * size,
+                            rows * row * size, cudaMemcpyHostToDevice, cuda->stream);
+        if (!e)
+            e = kernel_weight((char *)to + o * row * moji_type_bytes(type), moji_cuda_type(type),
+                              cuda->staging, moji_cuda_type(w->type), rows, in, taps, cuda->stream);
+    }
+    return e;
+}
+
+const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint64 taps,
+                             GError **error)
+{
+    char key[64];
+    gint64 n = weight->bytes / moji_type_bytes(weight->type);
+    g_snprintf(key, sizeof key, "cuda %s%s", moji_type_name(type), taps > 1 ? " taps last" : "");
+    Copy *copy = moji_weight_prepared(weight, key);
+    if (copy)
+        return copy->data;
+    /* a row must fit into the staging memory; without taps there are no rows to keep together */
+    gint64 in = taps > 1 ? weight->dim[1] : 1, out = n / (in * taps);
+    if (in * taps * moji_type_bytes(weight->type) > STAGING_BYTES) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_BACKEND, "%s is too wide for the CUDA backend",
+                    weight->name);
+        return NULL;
+    }
+    if (!cuda->staging && !moji_cuda_ok(cudaMalloc(&cuda->staging, STAGING_BYTES), NULL, error))
+        return NULL;
+    copy = copy_new(cuda, n * moji_type_bytes(type), weight->name, error);
+    if (!copy)
+        return NULL;
+    cudaError_t e = fill(cuda, copy->data, type, weight, out, in, taps);
+    if (!moji_cuda_ok(e, NULL, error)) {
+        copy_free(copy);
+        return NULL;
+    }
+    moji_weight_set_prepared(weight, key, copy, copy_free);
+    return copy->data;
+}

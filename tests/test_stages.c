@@ -171,7 +171,7 @@ static void test_batch(void)
     g_autofree float *context = dump("embeddings.npy", &count, other);
     gsize one = shape[1] * shape[2] * shape[3], text = other[1] * other[2];
     g_autofree float *got = g_new(float, one);
-    MojiBackend *three = moji_backend_open("auto", 3, &error);
+    MojiBackend *three = moji_backend_open(moji_test_backend("auto"), 3, &error);
     MojiStage *stage = moji_stage_unet(m, MOJI_F32, 1, shape[1], shape[2]);
     if (MOJI_CHECK(three && moji_stage_prepare(stage, three, &error), "%s", error->message))
         for (int b = 0; b < 2; b++) {

@@ -130,6 +130,12 @@ static void fake_unprepare(MojiBackend *b, void *prepared)
     ((Fake *)b)->prepared--;
 }
 
+static gboolean fake_supports(MojiBackend *b, MojiType type)
+{
+    (void)b;
+    return type != MOJI_F16;
+}
+
 static gboolean fake_run(MojiBackend *b, void *prepared, int first, int end, GError **error)
 {
     (void)prepared;
@@ -153,6 +159,8 @@ static gboolean fake_run(MojiBackend *b, void *prepared, int first, int end, GEr
 static Fake fake_new(void)
 {
     return (Fake){.b = {.name = "fake",
+                        .span = 1,
+                        .supports = fake_supports,
                         .memory_new = fake_memory_new,
                         .memory_free = fake_memory_free,
                         .write = fake_write,
@@ -861,6 +869,44 @@ static void test_cancel(void)
     moji_weights_free(w);
 }
 
+/* silu(silu(x)), each kept. */
+static MojiTape *two_records(MojiType type)
+{
+    MojiTape *tape = moji_tape_new(type);
+    MojiTensor *x = moji_input(tape, "x", type, 1, (gint64[]){16});
+    moji_output(tape, moji_silu(tape, moji_output(tape, moji_silu(tape, x))));
+    moji_tape_plan(tape);
+    return tape;
+}
+
+static void test_span(void)
+{
+    static const int spans[] = {1, 2, G_MAXINT}, calls[] = {2, 1, 1};
+    for (guint i = 0; i < G_N_ELEMENTS(spans); i++) {
+        Fake f = fake_new();
+        g_autoptr(GCancellable) cancel = g_cancellable_new();
+        MojiTape *tape = two_records(MOJI_F32);
+        f.b.span = spans[i];
+        MOJI_CHECK(moji_tape_prepare(tape, &f.b, NULL, NULL) && moji_tape_run(tape, cancel, NULL),
+                   "it does not run");
+        MOJI_CHECK(f.runs == calls[i], "span %d: %d calls, expected %d", spans[i], f.runs,
+                   calls[i]);
+        moji_tape_free(tape);
+    }
+}
+
+static void test_lacking_type(void)
+{
+    Fake f = fake_new();
+    GError *error = NULL;
+    MojiTape *tape = two_records(MOJI_F16);
+    MOJI_CHECK(!moji_tape_prepare(tape, &f.b, NULL, &error) &&
+                   g_error_matches(error, MOJI_ERROR, MOJI_ERROR_USAGE) && !f.prepared,
+               "f16 was prepared");
+    g_clear_error(&error);
+    moji_tape_free(tape);
+}
+
 static void test_read_write(void)
 {
     MojiTape *tape = moji_tape_new(MOJI_F32);
@@ -933,6 +979,8 @@ int main(void)
     moji_test("tape: many weights missing", test_many_missing);
     moji_test("tape: preparing fails, then does not", test_prepare_fails_and_recovers);
     moji_test("tape: cancelling between two records", test_cancel);
+    moji_test("tape: a backend that takes many records at once", test_span);
+    moji_test("tape: a type that the backend lacks", test_lacking_type);
     moji_test("tape: inputs and outputs", test_read_write);
     moji_test("tape: explain", test_explain);
     return moji_test_end();

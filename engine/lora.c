@@ -580,7 +580,7 @@ static gboolean merge_all(Merge *g, const MojiLoraTable *table, GCancellable *ca
     GPtrArray *targets = moji_lora_table_targets(table);
     if (!match_all(g, table, error))
         return FALSE;
-    if (g->bytes > moji_stage_memory_left()) {
+    if (g->bytes > moji_stage_memory_left(NULL)) {
         g_autofree char *wanted = g_format_size_full(g->bytes, G_FORMAT_SIZE_IEC_UNITS);
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_MEMORY,
                     "Merging these LoRAs takes %s of memory, which is not there", wanted);

@@ -94,7 +94,7 @@ static guint64 read_number(const char *path, const char *key)
 
 guint64 moji_stage_memory_left(MojiBackend *backend)
 {
-    if (backend->available)
+    if (backend && backend->available)
         return backend->available(backend);
     guint64 kib = read_number("/proc/meminfo", "MemAvailable:");
     guint64 machine = kib == G_MAXUINT64 ? kib : kib * 1024;

@@ -45,7 +45,7 @@ gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error);
 guint64 moji_stage_memory(const MojiStage *s);
 /* The same if nothing had been prepared. */
 guint64 moji_stage_memory_all(const MojiStage *s);
-/* Bytes that the backend (the machine, a limit on this process, a GPU) has left. Systems promise memory freely and
+/* Bytes that the backend (or, NULL, the machine and a limit on this process) has left. Systems promise memory freely and
  * end the program when it is touched, so ask beforehand. */
 guint64 moji_stage_memory_left(MojiBackend *backend);
 

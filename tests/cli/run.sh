@@ -170,6 +170,13 @@ for bad in '--steps 0' '--steps 1001' '--size 0' '--size 100' '--size 4096' '--c
 done
 tiny_draw 2 cat --sampler crayon
 said 'dpm++2m-karras'
+tiny_draw 2 cat --spacing crayon
+said 'sgm_uniform'
+tiny_draw 2 cat --sampler ddim --sigmas karras
+said 'plain ones only'
+tiny_draw 2 cat --rng dice
+tiny_draw 2 cat --clip-skip 9
+said 'has 2 layers'
 tiny_draw 2 cat --style baroque
 run 2 draw cat --model "$tiny" --size 72
 said '64 or 80'
@@ -250,7 +257,7 @@ for command in draw edit cutout info explain serve; do
 done
 printed 'Exit codes: 0 .* 5 cancelled\|5 cancelled'
 run 0 draw --help
-for option in output negative seed steps guidance sampler size count background style transparent \
+for option in output negative seed steps guidance sampler spacing sigmas rng clip-skip size count background style transparent \
     model backend type threads dump variations amount variation-seed memory; do
     printed "--$option"
 done

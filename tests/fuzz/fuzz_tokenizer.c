@@ -1,8 +1,9 @@
 /* fuzz_tokenizer.c: strangers' prompts, and strangers' tokenizer files.
  *
  * The first byte chooses: 'p', the rest is a prompt for a sound tokenizer; 'g', it is one with
- * emphasis, laid out in chunks; otherwise the rest is
+ * emphasis, laid out in chunks; 'k', it is Korean to be translated; otherwise the rest is
  * vocab.json, merges.txt, tokenizer_config.json and a prompt, one byte 0xff between them. */
+#include "korean.h"
 #include "prompt.h"
 #include <glib/gstdio.h>
 #include <math.h>
@@ -110,6 +111,12 @@ int LLVMFuzzerTestOneInput(const guint8 *data, size_t bytes)
     const guint8 *p = data + 1, *end = data + bytes;
     if (data[0] == 'p') {
         encode(sound, p, end - p);
+        return 0;
+    }
+    if (data[0] == 'k') {
+        g_autofree char *text = g_utf8_make_valid((const char *)p, end - p), *unknown = NULL;
+        g_autofree char *english = moji_korean_translate(text, &unknown, NULL);
+        g_assert(english && !moji_korean_found(english) && (!unknown || *unknown));
         return 0;
     }
     if (data[0] == 'g') {

@@ -31,6 +31,7 @@ has = $(shell pkg-config --exists $(1) 2>/dev/null && pkg-config --modversion $(
 ENGINE_PKGS = gio-unix-2.0 json-glib-1.0 libpng
 HAVE_ENGINE := $(if $(call has,$(ENGINE_PKGS)),yes)
 HAVE_ONEDNN := $(shell $(CC) -include dnnl.h -E -x c /dev/null >/dev/null 2>&1 && echo yes)
+HAVE_CURL   := $(call has,libcurl)
 HAVE_GIMP   := $(call has,gimpui-2.0)
 HAVE_TOOLS  := $(shell command -v msgfmt >/dev/null && command -v gdk-pixbuf-csource >/dev/null && echo yes)
 
@@ -52,12 +53,13 @@ SHOW  = $(if $(V),@:,@printf '  %-5s %s\n')
 
 ENGINE_CFLAGS := $(shell pkg-config --cflags $(ENGINE_PKGS) 2>/dev/null)
 ENGINE_LIBS   := $(shell pkg-config --libs $(ENGINE_PKGS) 2>/dev/null)
+CURL_LIBS     := $(if $(HAVE_CURL),$(shell pkg-config --libs libcurl))
 GIMP_CFLAGS   := $(shell pkg-config --cflags gimpui-2.0 2>/dev/null)
 GIMP_LIBS     := $(shell pkg-config --libs gimpui-2.0 2>/dev/null)
 
 CPPFLAGS += -Iengine -D_GNU_SOURCE -DMOJI_SOURCE_DIR='"$(CURDIR)"'
 CFLAGS    = $(CSTD) $(WARN) $(OPT) -MMD -MP -fopenmp $(ENGINE_CFLAGS)
-LDLIBS    = $(ENGINE_LIBS) -ldnnl -fopenmp -lm -ldl
+LDLIBS    = $(ENGINE_LIBS) $(CURL_LIBS) -ldnnl -fopenmp -lm -ldl
 # Programs show their symbols to the backend that they open at run time.
 LDFLAGS  += -rdynamic
 
@@ -83,7 +85,7 @@ ifneq ($(strip $(ENGINE_LACKS)),)
 	@echo "  apt-get install $(strip $(ENGINE_LACKS))" >&2
 	@exit 1
 endif
-	@echo "engine: $(CC), GLib $(call has,glib-2.0), oneDNN"
+	@echo "engine: $(CC), GLib $(call has,glib-2.0), oneDNN$(if $(HAVE_CURL),, - without moji fetch: no libcurl4-openssl-dev)"
 ifeq ($(strip $(CUDA_LACKS)),)
 	@echo "CUDA backend: nvcc $(CUDA_VERSION), cuBLAS, cuDNN"
 else
@@ -111,6 +113,9 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(SHOW) CC $<
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+# Of all files only this one knows libcurl.
+$(BUILD)/engine/transfer.o: CPPFLAGS += $(if $(HAVE_CURL),-DMOJI_CURL $(shell pkg-config --cflags libcurl))
 
 # --- the CUDA backend: one shared object, opened at run time ---
 # CUDA_ARCHS: the devices to make code for; later ones translate the last one's PTX when it is loaded.

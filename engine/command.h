@@ -17,6 +17,8 @@ enum { /* exit codes; moji --help documents them */
 int moji_cmd_draw(int argc, char **argv);
 int moji_cmd_edit(int argc, char **argv);
 int moji_cmd_info(int argc, char **argv);
+int moji_cmd_convert(int argc, char **argv);
+int moji_cmd_fetch(int argc, char **argv);
 int moji_cmd_explain(int argc, char **argv);
 int moji_cmd_styles(int argc, char **argv);
 int moji_cmd_serve(int argc, char **argv);

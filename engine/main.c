@@ -10,9 +10,10 @@ static const struct {
     const char *word;
     int (*run)(int argc, char **argv);
 } COMMANDS[] = {
-    {"draw", moji_cmd_draw},       {"edit", moji_cmd_edit},   {"info", moji_cmd_info},
-    {"explain", moji_cmd_explain}, {"serve", moji_cmd_serve}, {"cutout", moji_cmd_cutout},
-    {"styles", moji_cmd_styles},   {"bench", moji_cmd_bench},
+    {"draw", moji_cmd_draw},       {"edit", moji_cmd_edit},     {"info", moji_cmd_info},
+    {"convert", moji_cmd_convert}, {"fetch", moji_cmd_fetch},   {"explain", moji_cmd_explain},
+    {"serve", moji_cmd_serve},     {"cutout", moji_cmd_cutout}, {"styles", moji_cmd_styles},
+    {"bench", moji_cmd_bench},
 };
 
 static const char HELP[] =
@@ -23,6 +24,8 @@ static const char HELP[] =
     "  moji cutout IN.png -o OUT.png       make a flat background transparent\n"
     "  moji info [MODEL]                   what this machine and a model have\n"
     "  moji styles [NAME...]               the LoRAs that have names here\n"
+    "  moji fetch sd14|OWNER/REPO|URL      bring a model from the net\n"
+    "  moji convert IN OUT                 write a model in another form\n"
     "  moji explain unet|vae|text          print a network as the engine will run it\n"
     "  moji bench [unet|vae|text|draw]     how fast each stage and op is here\n"
     "  moji serve                          stay resident, for the GIMP plug-in\n"
@@ -36,7 +39,8 @@ static const char HELP[] =
     "4 not enough memory; 5 cancelled.\n"
     "\n"
     "Environment: MOJI_MODEL names the model folder to use instead of the bundled one;\n"
-    "MOJI_ENGINE, for the plug-in, this program; MOJI_STYLES, more folders of LoRAs.\n";
+    "MOJI_ENGINE, for the plug-in, this program; MOJI_STYLES, more folders of LoRAs;\n"
+    "MOJI_FETCH_ENDPOINT, another server than https://huggingface.co for moji fetch.\n";
 
 /* OpenMP's idle threads spin for milliseconds before they sleep, and on a machine whose processors
  * are busy each spin holds up the thread that is waited for: drawings took ten times as long. It

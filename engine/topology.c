@@ -91,6 +91,9 @@ static void unet(MojiWeights *w, JsonObject *o)
         json_array_unref(channels);
         json_array_unref(layers);
     }
+    const MojiWeight *in = moji_weights_find(w, "down_blocks.0.attentions.0.proj_in.weight");
+    if (in)
+        json_object_set_boolean_member(o, "use_linear_projection", in->rank == 2);
     set(o, "cross_attention_dim", cross);
     set(o, "in_channels", dimension(w, 1, "conv_in.weight"));
     set(o, "out_channels", dimension(w, 0, "conv_out.weight"));

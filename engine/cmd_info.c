@@ -51,7 +51,7 @@ static void print_missing(MojiStage *s)
 static void print_all_missing(const MojiModel *m)
 {
     int side = moji_stage_size_unit(m) / moji_vae_factor(&m->vae);
-    print_missing(moji_stage_text(m, MOJI_F32, 1, 0));
+    print_missing(moji_stage_text(m, MOJI_F32, 1, 1, FALSE));
     print_missing(moji_stage_unet(m, MOJI_F32, 1, side, side));
     print_missing(moji_stage_vae(m, MOJI_F32, 1, side, side));
 }

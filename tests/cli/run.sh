@@ -252,7 +252,7 @@ row "interrupted: exit code 5 and nothing written"
 run 0 --version
 printed '^moji [0-9]'
 run 0 --help
-for command in draw edit cutout info explain serve; do
+for command in draw edit cutout info explain serve fetch convert; do
     printed "moji $command"
 done
 printed 'Exit codes: 0 .* 5 cancelled\|5 cancelled'

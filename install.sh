@@ -28,10 +28,10 @@ END
 say() { printf '%s\n' "$*"; }
 fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 
-# What the engine needs; then the plug-in, with what GIMP's icons and theme want; then the tests
+# What the engine needs; then moji fetch and the plug-in, with what GIMP's icons and theme want; then the tests
 # of the plug-in in a real window.
-ENGINE_PACKAGES="gcc make pkg-config libc6-dev libglib2.0-dev libjson-glib-dev libpng-dev libdnnl-dev libcurl4-openssl-dev"
-PLUGIN_PACKAGES="gimp libgimp2.0-dev gettext libgdk-pixbuf2.0-bin librsvg2-common iso-codes gtk2-engines-pixbuf"
+ENGINE_PACKAGES="gcc make pkg-config libc6-dev libglib2.0-dev libjson-glib-dev libpng-dev libdnnl-dev"
+PLUGIN_PACKAGES="libcurl4-openssl-dev gimp libgimp2.0-dev gettext libgdk-pixbuf2.0-bin librsvg2-common iso-codes gtk2-engines-pixbuf"
 TEST_PACKAGES="g++ python3 xvfb xdotool imagemagick openbox procps"
 
 here=$(cd "$(dirname "$0")" && pwd)

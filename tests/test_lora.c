@@ -655,7 +655,8 @@ static void add(Writer *w, const char *key, const char *dtype, const char *shape
 {
     gsize begin = w->data->len;
     g_byte_array_set_size(w->data, begin + bytes);
-    memset(w->data->data + begin, fill, bytes);
+    if (bytes)
+        memset(w->data->data + begin, fill, bytes);
     g_string_append_printf(w->header,
                            "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
                            w->header->len > 1 ? "," : "", key, dtype, shape, begin, begin + bytes);

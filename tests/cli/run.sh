@@ -189,6 +189,11 @@ said ' -o '
 run 2 explain
 run 2 explain encoder
 run 2 explain unet --type f64
+run 2 bench encoder
+run 2 bench --batch 0
+run 2 bench --type f64 unet
+run 2 draw cat --model "$tiny" --backend cpu --type f16 --size 64
+said 'does not compute in f16'
 run 2 info one two
 run 2 serve now
 run 2 serve --idle -1
@@ -252,7 +257,7 @@ row "interrupted: exit code 5 and nothing written"
 run 0 --version
 printed '^moji [0-9]'
 run 0 --help
-for command in draw edit cutout info explain serve fetch convert; do
+for command in draw edit cutout info explain bench serve fetch convert; do
     printed "moji $command"
 done
 printed 'Exit codes: 0 .* 5 cancelled\|5 cancelled'
@@ -296,6 +301,15 @@ cp -r "$tiny" bare
 rm bare/*/*.safetensors
 run 0 explain --model bare unet
 row "explain, without weights too"
+
+run 0 bench --model "$tiny" --size 64 --runs 1 --steps 1 --threads 1 --json figures.json
+for word in text: unet: vae: draw: 'limits measured here'; do
+    printed "$word"
+done
+for member in limit_tflops limit_gbs conv2d attention; do
+    grep -q "\"$member\"" figures.json || fail "figures.json lacks $member"
+done
+row "bench, in a table and as JSON"
 
 "$moji" cutout "$root/tests/cli/disc.png" -o cut.png >out 2>err
 code=$?

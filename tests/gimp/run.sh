@@ -238,7 +238,7 @@ part_readme() {
 . "$here/window.sh"
 
 # The windows come last: they leave a display and an engine behind in the environment.
-for part in translation draw edit real killed bundled finding readme english korean whole; do
+for part in translation draw edit real killed bundled finding readme english editing korean whole; do
     wanted $part || continue
     start=$(date +%s)
     part_$part

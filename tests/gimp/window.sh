@@ -108,6 +108,26 @@ part_english() {
     check window-remembers-no-cancelled "$rc" sh -c "! grep -q cancelled '$rc'"
 }
 
+part_editing() {
+    with_window editing || return
+    rm -f "$rc"
+    (
+        id=$(window '^Edit Emoji$') || exit
+        sleep 1.5
+        shot edit-1-open "$id"
+        make_emoji "sad robot"
+        for _ in $(seq 150); do
+            grep -q '^edit-prompt=sad robot$' "$rc" 2>/dev/null && sleep 0.7 && break
+            sleep 0.2
+        done
+        shot edit-2-done "$id"
+        keys Escape
+    ) &
+    run_scm editing editing.scm
+    wait $!
+    check edit-window-leaves-the-last-emoji "$rc" sh -c "! grep -q '^prompt=sad robot' '$rc'"
+}
+
 part_korean() {
     with_window korean || return
     (

@@ -485,7 +485,7 @@ static void test_memory(void)
     g_autoptr(MojiImage) plain = draw(r);
     double last = 0;
     gboolean same = FALSE, tiled = FALSE, refused = FALSE;
-    for (int mib = 100; plain && mib >= 64 && !refused; mib -= 3) {
+    for (int mib = 88; plain && mib >= 64 && !refused; mib -= 6) {
         g_autoptr(GError) error = NULL;
         GPtrArray *images = draw_within(r, (guint64)mib << 20, &error);
         refused = !images;

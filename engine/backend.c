@@ -1,7 +1,7 @@
 /* backend.c: from a name to a backend, and the shared object with CUDA.
  *
- * The surprising rule: the driver is looked for before the shared object, which drags in hundreds of
- * megabytes of libraries; a machine without one should not wait for them. */
+ * The surprising rule: the driver is looked for before the shared object, which drags in hundreds
+ * of megabytes of libraries; a machine without one should not wait for them. */
 #include "backend.h"
 #include <dlfcn.h>
 

@@ -6,7 +6,8 @@
 #pragma once
 #include "weights.h"
 
-/* Raised when this struct, or what it is made of, changes: a shared object of another one is refused.
+/* Raised when this struct, or what it is made of, changes: a shared object of another one is
+ * refused.
  */
 #define MOJI_BACKEND_ABI 1
 
@@ -48,7 +49,7 @@ struct MojiBackend {
 MojiBackend *moji_backend_cpu(int threads, GError **error);
 
 /* name: "cpu", "cuda", or "auto" (also NULL): CUDA where it is installed and can be used, else the
- * CPU; if it is installed, `note` says why it cannot be. CUDA is libmoji-cuda.so, looked for beside the program, in the folder above it (as in
- * a build) and in ../lib/moji. */
+ * CPU; if it is installed, `note` says why it cannot be. CUDA is libmoji-cuda.so, looked for beside
+ * the program, in the folder above it (as in a build) and in ../lib/moji. */
 MojiBackend *moji_backend_open(const char *name, int threads, GError **error);
 void moji_backend_close(MojiBackend *b); /* NULL is fine */

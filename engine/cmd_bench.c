@@ -3,8 +3,8 @@
  *
  * The surprising rule: the limit is measured, not looked up: the rate of a large matrix product and
  * of a large copy, by this backend in this type. A record's limit is its operations at the one rate
- * or its bytes (each input read once, the output written once) at the other, whichever takes longer;
- * what stays in a cache can be faster than that. */
+ * or its bytes (each input read once, the output written once) at the other, whichever takes
+ * longer; what stays in a cache can be faster than that. */
 #include "command.h"
 #include "draw.h"
 #include "stage.h"
@@ -92,7 +92,7 @@ static gboolean time_tape(MojiTape *tape, MojiTensor *x, MojiTensor *y, MojiWeig
 static MojiWeights *square(int n)
 {
     MojiWeights *w = moji_weights_new("the benchmark");
-    float *data = g_new(float, (gsize)n * n);
+    float *data = g_new(float, (gsize)n *n);
     for (gsize i = 0; i < (gsize)n * n; i++)
         data[i] = (float)(((i * 2246822519u >> 8 & 0xffff) / 65536.0 - 0.5) * sqrt(12.0 / n));
     moji_weights_keep(w, data, g_free);
@@ -116,8 +116,7 @@ static gboolean time_product(Bench *b, int n, double *seconds, GError **error)
         h = moji_linear(tape, "w", h, n, FALSE);
     MojiTensor *one = moji_input(tape, "one", MOJI_F32, 1, (gint64[]){1});
     moji_output(tape, h);
-    gboolean done =
-        time_tape(tape, x, moji_output(tape, one), w, b->backend, seconds, error);
+    gboolean done = time_tape(tape, x, moji_output(tape, one), w, b->backend, seconds, error);
     *seconds /= 4;
     moji_tape_free(tape);
     moji_weights_free(w);
@@ -131,8 +130,7 @@ static gboolean time_copy(Bench *b, gint64 values, double *seconds, GError **err
     for (int i = 0; i < 4; i++)
         h = moji_output(tape, moji_scale(tape, h, 0.5f));
     MojiTensor *one = moji_input(tape, "one", MOJI_F32, 1, (gint64[]){1});
-    gboolean done =
-        time_tape(tape, x, moji_output(tape, one), NULL, b->backend, seconds, error);
+    gboolean done = time_tape(tape, x, moji_output(tape, one), NULL, b->backend, seconds, error);
     *seconds /= 4;
     moji_tape_free(tape);
     return done;
@@ -397,8 +395,8 @@ static gboolean write_json(const Bench *b, GError **error)
 
 static gboolean measure(Bench *b, const char *const *words, GError **error)
 {
-    printf("%s\n%s: %s, %d px, batch %d\n", b->backend->describe(b->backend),
-           b->model->card.name, moji_type_name(b->type), b->o->size, b->o->batch);
+    printf("%s\n%s: %s, %d px, batch %d\n", b->backend->describe(b->backend), b->model->card.name,
+           moji_type_name(b->type), b->o->size, b->o->batch);
     if (!find_limits(b, error))
         return FALSE;
     printf("limits measured here: %.2f TFLOP/s in a large product, %.1f GB/s in a large copy\n",

@@ -11,8 +11,13 @@
  * row. Not measured yet. */
 #include "device.cuh"
 
-enum { QUERIES = 64, KEYS = 64, WARPS = 4, PAD = 8 /* values: rows of shared memory then start in
-                                                      eight different groups of banks */ };
+enum {
+    QUERIES = 64,
+    KEYS = 64,
+    WARPS = 4,
+    PAD = 8 /* values: rows of shared memory then start in
+               eight different groups of banks */
+};
 
 /* Rows first .. first + 63 of one head to shared memory, zeros after `rows` and after `width`. */
 template <typename T, int WIDTH>
@@ -117,8 +122,8 @@ __device__ __forceinline__ void add_values(float (&out)[WIDTH / 8][4],
 }
 
 /* Keys that are not there, or not to be seen, count for nothing. */
-[[maybe_unused]] static __device__ __forceinline__ void mask(float (&s)[KEYS / 8][4], int64_t first_key,
-                                            int64_t keys, int64_t query, bool causal)
+[[maybe_unused]] static __device__ __forceinline__ void
+mask(float (&s)[KEYS / 8][4], int64_t first_key, int64_t keys, int64_t query, bool causal)
 {
     int lane = threadIdx.x % WARP;
 #pragma unroll
@@ -208,7 +213,8 @@ static cudaError_t launch(void *y, const void *q, const void *k, const void *v,
     if (error)
         return error;
     return LAUNCH((attention<T, WIDTH>), dim3(blocks_for(s.n, QUERIES), s.heads, (unsigned)s.batch),
-                  WARPS * WARP, shared, stream, (T *)y, (const T *)q, (const T *)k, (const T *)v, s);
+                  WARPS * WARP, shared, stream, (T *)y, (const T *)q, (const T *)k, (const T *)v,
+                  s);
 }
 
 template <typename T>

@@ -4,7 +4,8 @@
  * output, whose reads are scattered; it runs once for each weight. Not measured yet. */
 #include "device.cuh"
 
-template <typename To, typename From, int N> __global__ void cast(To *y, const From *x, int64_t packs)
+template <typename To, typename From, int N>
+__global__ void cast(To *y, const From *x, int64_t packs)
 {
     int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
     if (i >= packs)

@@ -10,29 +10,28 @@ __global__ void conv2d(T *y, const T *x, const T *weight, const float *bias, con
 {
     int in = (int)s.in, depth = s.kernel * s.kernel * in, area = (int)(s.out_h * s.out_w);
     int64_t pixels = s.batch * area;
-    product_tile(
-        (int64_t)blockIdx.x * TILE, (int64_t)blockIdx.y * TILE, depth,
-        [&](int64_t pixel, int64_t k) {
-            if (pixel >= pixels || k >= depth)
-                return 0.0f;
-            int tap = (int)k / in, c = (int)k % in, at = (int)(pixel % area);
-            int64_t image = pixel / area;
-            int64_t row = at / s.out_w * s.stride - s.pad + tap / s.kernel;
-            int64_t column = at % s.out_w * s.stride - s.pad + tap % s.kernel;
-            if (row < 0 || row >= s.h || column < 0 || column >= s.w)
-                return 0.0f;
-            return to_float(x[((image * s.h + row) * s.w + column) * in + c]);
-        },
-        [&](int64_t o, int64_t k) {
-            return o < s.out && k < depth ? to_float(weight[o * depth + k]) : 0;
-        },
-        [&](int64_t pixel, int64_t o, float sum) {
-            if (pixel >= pixels || o >= s.out)
-                return;
-            int64_t at = pixel * s.out + o;
-            sum += (bias ? bias[o] : 0) + (residual ? to_float(residual[at]) : 0);
-            from_float(y[at], sum);
-        });
+    product_tile((int64_t)blockIdx.x * TILE, (int64_t)blockIdx.y * TILE, depth,
+                 [&](int64_t pixel, int64_t k) {
+                     if (pixel >= pixels || k >= depth)
+                         return 0.0f;
+                     int tap = (int)k / in, c = (int)k % in, at = (int)(pixel % area);
+                     int64_t image = pixel / area;
+                     int64_t row = at / s.out_w * s.stride - s.pad + tap / s.kernel;
+                     int64_t column = at % s.out_w * s.stride - s.pad + tap % s.kernel;
+                     if (row < 0 || row >= s.h || column < 0 || column >= s.w)
+                         return 0.0f;
+                     return to_float(x[((image * s.h + row) * s.w + column) * in + c]);
+                 },
+                 [&](int64_t o, int64_t k) {
+                     return o < s.out && k < depth ? to_float(weight[o * depth + k]) : 0;
+                 },
+                 [&](int64_t pixel, int64_t o, float sum) {
+                     if (pixel >= pixels || o >= s.out)
+                         return;
+                     int64_t at = pixel * s.out + o;
+                     sum += (bias ? bias[o] : 0) + (residual ? to_float(residual[at]) : 0);
+                     from_float(y[at], sum);
+                 });
 }
 
 cudaError_t kernel_conv2d(void *y, const void *x, const void *weight, const float *bias,

@@ -14,14 +14,17 @@
 
 /* LAUNCH((kernel<T>), grid, block, shared bytes, stream, arguments...) */
 #ifdef __CUDACC__
+/* The formatter does not know the three angles. */
+/* clang-format off */
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                           \
     ((kernel)<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__), cudaGetLastError())
+/* clang-format on */
 /* More than 48 KiB of shared memory has to be allowed first. */
 #define ALLOW_SHARED(kernel, bytes)                                                                \
-    ((bytes) <= 48 << 10 ? cudaSuccess                                                             \
-                         : cudaFuncSetAttribute((kernel),                                          \
-                                                cudaFuncAttributeMaxDynamicSharedMemorySize,       \
-                                                (int)(bytes)))
+    ((bytes) <= 48 << 10                                                                           \
+         ? cudaSuccess                                                                             \
+         : cudaFuncSetAttribute((kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,             \
+                                (int)(bytes)))
 #else
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                           \
     shim_launch((grid), (block), (shared), (stream), [=] { (kernel)(__VA_ARGS__); })

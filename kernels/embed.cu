@@ -21,7 +21,7 @@ __global__ void embed(T *y, const T *table, const int32_t *ids, int *bad, int64_
 cudaError_t kernel_embed(void *y, const void *table, const int32_t *ids, int *bad, int64_t n,
                          int64_t rows, int64_t width, KernelType type, cudaStream_t stream)
 {
-    BY_TYPE(type, return LAUNCH((embed<T>), (unsigned)n, BLOCK, 0, stream, (T *)y,
-                                (const T *)table, ids, bad, rows, width));
+    BY_TYPE(type, return LAUNCH((embed<T>), (unsigned)n, BLOCK, 0, stream, (T *)y, (const T *)table,
+                                ids, bad, rows, width));
     return cudaErrorInvalidValue;
 }

@@ -14,10 +14,10 @@
 enum { MAX_TILE = 2048, MAX_PARTS = 128, MAX_CHUNKS = 512 };
 
 struct Plan {
-    int channels, groups, width;   /* width: channels of a group */
-    int tile_groups, tile;         /* groups and channels of a tile */
-    int lanes;                     /* threads side by side on one pixel */
-    int64_t pixels, part, chunk;   /* pixels of a part, of a chunk */
+    int channels, groups, width; /* width: channels of a group */
+    int tile_groups, tile;       /* groups and channels of a tile */
+    int lanes;                   /* threads side by side on one pixel */
+    int64_t pixels, part, chunk; /* pixels of a part, of a chunk */
     int parts;
     int silu;
     float eps;
@@ -136,8 +136,7 @@ __global__ void affine(T *y, const T *x, const T *shift, const float *weight, co
         for (int c = g * p.width + threadIdx.x % WARP; c < (g + 1) * p.width; c += WARP) {
             float f = weight[first_channel + c] * scale;
             factor[c] = f;
-            term[c] = bias[first_channel + c] +
-                      ((shift ? to_float(shift[c]) : 0) - m.mean) * f;
+            term[c] = bias[first_channel + c] + ((shift ? to_float(shift[c]) : 0) - m.mean) * f;
         }
     }
     __syncthreads();

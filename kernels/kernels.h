@@ -12,13 +12,7 @@ extern "C" {
 #endif
 
 typedef enum { KERNEL_F32, KERNEL_BF16, KERNEL_F16 } KernelType; /* as MojiType begins */
-typedef enum {
-    KERNEL_SILU,
-    KERNEL_GELU,
-    KERNEL_QUICK_GELU,
-    KERNEL_RELU,
-    KERNEL_SCALE
-} KernelUnary;
+typedef enum { KERNEL_SILU, KERNEL_GELU, KERNEL_QUICK_GELU, KERNEL_RELU, KERNEL_SCALE } KernelUnary;
 
 /* y = f(x); `by` matters to scale alone. y may be x. */
 cudaError_t kernel_unary(KernelUnary f, void *y, const void *x, int64_t n, float by,
@@ -79,8 +73,8 @@ cudaError_t kernel_softmax(void *y, const float *x, const KernelSoftmax *shape, 
                            cudaStream_t stream);
 
 typedef struct {
-    int64_t batch, n, m; /* queries, keys */
-    int heads, width;    /* of one head */
+    int64_t batch, n, m;          /* queries, keys */
+    int heads, width;             /* of one head */
     int64_t q_row, kv_row, y_row; /* values from one token to the next */
     float scale;
     int causal;

@@ -13,23 +13,23 @@ __global__ void linear(Y *y, const T *x, const T *w, const float *bias, const Y 
     y += blockIdx.z * s.y_batch;
     if (residual)
         residual += blockIdx.z * s.y_batch;
-    product_tile(
-        (int64_t)blockIdx.x * TILE, (int64_t)blockIdx.y * TILE, s.in,
-        [&](int64_t row, int64_t k) {
-            return row < s.rows && k < s.in ? to_float(x[row * s.x_row + k]) : 0;
-        },
-        [&](int64_t column, int64_t k) {
-            if (column >= s.out || k >= s.in)
-                return 0.0f;
-            return to_float(w[s.w_is_in_by_out ? k * s.w_row + column : column * s.w_row + k]);
-        },
-        [&](int64_t row, int64_t column, float sum) {
-            if (row >= s.rows || column >= s.out)
-                return;
-            int64_t at = row * s.y_row + column;
-            sum = s.alpha * sum + (bias ? bias[column] : 0);
-            from_float(y[at], sum + (residual ? to_float(residual[at]) : 0));
-        });
+    product_tile((int64_t)blockIdx.x * TILE, (int64_t)blockIdx.y * TILE, s.in,
+                 [&](int64_t row, int64_t k) {
+                     return row < s.rows && k < s.in ? to_float(x[row * s.x_row + k]) : 0;
+                 },
+                 [&](int64_t column, int64_t k) {
+                     if (column >= s.out || k >= s.in)
+                         return 0.0f;
+                     return to_float(
+                         w[s.w_is_in_by_out ? k * s.w_row + column : column * s.w_row + k]);
+                 },
+                 [&](int64_t row, int64_t column, float sum) {
+                     if (row >= s.rows || column >= s.out)
+                         return;
+                     int64_t at = row * s.y_row + column;
+                     sum = s.alpha * sum + (bias ? bias[column] : 0);
+                     from_float(y[at], sum + (residual ? to_float(residual[at]) : 0));
+                 });
 }
 
 template <typename T, typename Y>
@@ -46,8 +46,7 @@ cudaError_t kernel_linear(void *y, const void *x, const void *w, const float *bi
                           const void *residual, const KernelProduct *shape, KernelType type,
                           cudaStream_t stream)
 {
-    BY_TYPE(type, return shape->y_is_f32
-                             ? launch<T, float>(y, x, w, bias, residual, shape, stream)
-                             : launch<T, T>(y, x, w, bias, residual, shape, stream));
+    BY_TYPE(type, return shape->y_is_f32 ? launch<T, float>(y, x, w, bias, residual, shape, stream)
+                                         : launch<T, T>(y, x, w, bias, residual, shape, stream));
     return cudaErrorInvalidValue;
 }

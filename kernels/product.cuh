@@ -1,4 +1,5 @@
-/* product.cuh: one tile of y = alpha x w', for linear.cu and conv2d.cu, which say where x and w are.
+/* product.cuh: one tile of y = alpha x w', for linear.cu and conv2d.cu, which say where x and w
+ * are.
  *
  * A block of 256 threads makes 64 by 64 values of y, each thread 4 by 4 of them (rows and columns
  * 16 apart). Slices of 32 of the shared dimension pass through shared memory as f32. This is what
@@ -12,7 +13,7 @@ enum { TILE = 64, SLICE = 32, EACH = 4, PRODUCT_SHARED = 2 * SLICE * (TILE + 1) 
 template <typename X, typename W, typename Y>
 __device__ void product_tile(int64_t row, int64_t column, int64_t in, X x, W w, Y y)
 {
-    float(*xs)[TILE + 1] = (float(*)[TILE + 1])shared_memory();
+    float(*xs)[TILE + 1] = (float(*)[TILE + 1]) shared_memory();
     float(*ws)[TILE + 1] = xs + SLICE;
     int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     float sum[EACH][EACH] = {};

@@ -28,7 +28,7 @@ cudaError_t kernel_softmax(void *y, const float *x, const KernelSoftmax *shape, 
                            cudaStream_t stream)
 {
     KernelSoftmax s = *shape;
-    BY_TYPE(type, return LAUNCH((softmax<T>), (unsigned)s.rows, BLOCK,
-                                BLOCK / WARP * sizeof(float), stream, (T *)y, x, s));
+    BY_TYPE(type, return LAUNCH((softmax<T>), (unsigned)s.rows, BLOCK, BLOCK / WARP * sizeof(float),
+                                stream, (T *)y, x, s));
     return cudaErrorInvalidValue;
 }

@@ -146,8 +146,8 @@ static double twin_scale(double x)
 
 static void test_unary(void)
 {
-    static double (*const twins[])(double) = {twin_silu, twin_gelu, twin_quick_gelu,
-                                              twin_relu, twin_scale};
+    static double (*const twins[])(double) = {twin_silu, twin_gelu, twin_quick_gelu, twin_relu,
+                                              twin_scale};
     static const gint64 sizes[] = {1, 21, 2048, 3001};
     for (int f = KERNEL_SILU; f <= KERNEL_SCALE; f++)
         for (guint k = 0; k < G_N_ELEMENTS(sizes); k++) {
@@ -207,7 +207,8 @@ static void test_bias(void)
     static const struct {
         gint64 rows, c;
         gboolean bias, residual;
-    } rows[] = {{5, 320, TRUE, TRUE}, {3, 7, TRUE, FALSE}, {2, 24, FALSE, TRUE}, {1, 1, TRUE, TRUE}};
+    } rows[] = {
+        {5, 320, TRUE, TRUE}, {3, 7, TRUE, FALSE}, {2, 24, FALSE, TRUE}, {1, 1, TRUE, TRUE}};
     for (guint k = 0; k < G_N_ELEMENTS(rows); k++) {
         gint64 c = rows[k].c, n = rows[k].rows * c;
         g_auto(Array) x = array_of(n, type, 0, 1), r = array_of(n, type, 0, 1);
@@ -217,8 +218,8 @@ static void test_bias(void)
         for (gint64 i = 0; i < n; i++)
             expected[i] = x.value[i] + (rows[k].bias ? b.value[i % c] : 0) +
                           (rows[k].residual ? r.value[i] : 0);
-        RUN(&y, kernel_bias(y.data, rows[k].bias ? b.data : NULL,
-                            rows[k].residual ? r.data : NULL, rows[k].rows, c, type, NULL));
+        RUN(&y, kernel_bias(y.data, rows[k].bias ? b.data : NULL, rows[k].residual ? r.data : NULL,
+                            rows[k].rows, c, type, NULL));
         check(&y, expected, n, "bias");
     }
 }
@@ -234,7 +235,8 @@ static void test_concat(void)
         g_auto(Output) y = output_of(n * SIZE[type], NULL);
         g_autofree double *expected = g_new(double, n);
         twin_concat(expected, a.value, b.value, rows, ca, cb);
-        RUN(&y, kernel_concat(y.data, a.data, b.data, rows, ca * SIZE[type], cb * SIZE[type], NULL));
+        RUN(&y,
+            kernel_concat(y.data, a.data, b.data, rows, ca * SIZE[type], cb * SIZE[type], NULL));
         check_as(&y, type, expected, n, 0, "concat");
     }
 }
@@ -475,9 +477,9 @@ static void check_linear(KernelProduct s, gboolean bias, gboolean residual)
             for (gint64 o = 0; o < s.out; o++) {
                 double sum = 0;
                 for (gint64 k = 0; k < s.in; k++)
-                    sum += x.value[z * s.x_batch + i * s.x_row + k] *
-                           w.value[z * s.w_batch +
-                                   (s.w_is_in_by_out ? k * s.out + o : o * s.in + k)];
+                    sum +=
+                        x.value[z * s.x_batch + i * s.x_row + k] *
+                        w.value[z * s.w_batch + (s.w_is_in_by_out ? k * s.out + o : o * s.in + k)];
                 double *to = expected + z * s.y_batch + i * s.y_row + o;
                 *to = s.alpha * sum + (bias ? b.value[o] : 0) + (residual ? *to : 0);
             }
@@ -492,16 +494,13 @@ static void test_linear(void)
                  TRUE);
     check_linear((KernelProduct){.rows = 5, .in = 13, .out = 7, .batch = 3, .alpha = 0.5f}, TRUE,
                  FALSE);
-    check_linear((KernelProduct){.rows = 9,
-                                 .in = 20,
-                                 .out = 24,
-                                 .batch = 2,
-                                 .w_is_in_by_out = TRUE,
-                                 .alpha = 1},
-                 FALSE, TRUE);
-    check_linear((KernelProduct){.rows = 3, .in = 8, .out = 5, .batch = 1, .y_is_f32 = TRUE,
-                                 .alpha = 2},
-                 FALSE, FALSE);
+    check_linear(
+        (KernelProduct){
+            .rows = 9, .in = 20, .out = 24, .batch = 2, .w_is_in_by_out = TRUE, .alpha = 1},
+        FALSE, TRUE);
+    check_linear(
+        (KernelProduct){.rows = 3, .in = 8, .out = 5, .batch = 1, .y_is_f32 = TRUE, .alpha = 2},
+        FALSE, FALSE);
     check_linear((KernelProduct){.rows = 1, .in = 1, .out = 1, .batch = 1, .alpha = 1}, TRUE, TRUE);
 }
 
@@ -583,15 +582,24 @@ static const struct {
     const char *launcher;
     MojiTestFn fn;
 } ROWS[] = {
-    {"kernel_unary", test_unary},           {"kernel_geglu", test_geglu},
-    {"kernel_add", test_add},               {"kernel_bias", test_bias},
-    {"kernel_concat", test_concat},         {"kernel_upsample", test_upsample},
-    {"kernel_embed", test_embed},           {"kernel_sinusoid", test_sinusoid},
-    {"kernel_cast", test_cast},             {"kernel_weight", test_weight},
-    {"kernel_group_norm", test_group_norm}, {"kernel_layer_norm", test_layer_norm},
-    {"kernel_softmax", test_softmax},       {"kernel_attention", test_attention},
-    {"kernel_linear", test_linear},         {"kernel_conv2d", test_conv2d},
-    {"kernel_guidance", test_guidance},     {"kernel_combine", test_combine},
+    {"kernel_unary", test_unary},
+    {"kernel_geglu", test_geglu},
+    {"kernel_add", test_add},
+    {"kernel_bias", test_bias},
+    {"kernel_concat", test_concat},
+    {"kernel_upsample", test_upsample},
+    {"kernel_embed", test_embed},
+    {"kernel_sinusoid", test_sinusoid},
+    {"kernel_cast", test_cast},
+    {"kernel_weight", test_weight},
+    {"kernel_group_norm", test_group_norm},
+    {"kernel_layer_norm", test_layer_norm},
+    {"kernel_softmax", test_softmax},
+    {"kernel_attention", test_attention},
+    {"kernel_linear", test_linear},
+    {"kernel_conv2d", test_conv2d},
+    {"kernel_guidance", test_guidance},
+    {"kernel_combine", test_combine},
 };
 
 static void run_row(MojiTestFn fn)

@@ -82,8 +82,7 @@ static gboolean prepare_composed(CudaPlan *plan, CudaStep *step, GError **error)
         KernelProduct qk = scores_shape(a, rows), pv = values_shape(a, rows);
         CudaOperands o = {.x = step->in[0], .w = step->in[1], .y = scores};
         a->scores[last] = moji_cuda_product_plan(plan->cuda, &qk, type, &o);
-        o = (CudaOperands){
-            .x = scores + a->scores_bytes, .w = step->in[2], .y = step->out};
+        o = (CudaOperands){.x = scores + a->scores_bytes, .w = step->in[2], .y = step->out};
         a->values[last] = moji_cuda_product_plan(plan->cuda, &pv, type, &o);
     }
     return TRUE;

@@ -3,7 +3,8 @@
  * cuBLASLt counts by columns, so our row-major y [rows,out] is its [out,rows]: w is its first
  * operand, x its second, and the bias runs along its rows as its epilogue wants.
  *
- * The surprising rule: products in f32 are computed in f32, never in TF32: that is the exact mode. */
+ * The surprising rule: products in f32 are computed in f32, never in TF32: that is the exact mode.
+ */
 #include "libraries.h"
 
 enum { CANDIDATES = 8 };
@@ -45,9 +46,8 @@ static gboolean product_run(Cuda *cuda, CudaLibraryPlan *plan, const CudaOperand
 {
     Product *p = (Product *)plan;
     float beta = p->residual ? 1 : 0;
-    return (!o->bias ||
-            ok(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o->bias,
-                                              sizeof o->bias))) &&
+    return (!o->bias || ok(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                                                          &o->bias, sizeof o->bias))) &&
            ok(cublasLtMatmul(cuda->libraries->lt, p->op, &p->alpha, o->w, p->w, o->x, p->x, &beta,
                              p->residual ? o->residual : o->y, p->y, o->y, p->y,
                              &p->found[p->chosen].algo, cuda->libraries->workspace,
@@ -62,8 +62,8 @@ static gboolean layout_new(cublasLtMatrixLayout_t *layout, MojiType type, gint64
     return ok(cublasLtMatrixLayoutCreate(layout, moji_cuda_data_type(type), rows, columns, step)) &&
            ok(cublasLtMatrixLayoutSetAttribute(*layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count,
                                                sizeof count)) &&
-           ok(cublasLtMatrixLayoutSetAttribute(
-               *layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &apart, sizeof apart));
+           ok(cublasLtMatrixLayoutSetAttribute(*layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                               &apart, sizeof apart));
 }
 
 static gboolean describe(Product *p, const Request *r)
@@ -122,9 +122,9 @@ static gboolean find(Cuda *cuda, Product *p, const Request *r)
     for (gsize i = 0; i < G_N_ELEMENTS(wishes); i++)
         done = done && ok(cublasLtMatmulPreferenceSetAttribute(wish, wishes[i].attribute,
                                                                wishes[i].value, wishes[i].bytes));
-    done = done && ok(cublasLtMatmulAlgoGetHeuristic(cuda->libraries->lt, p->op, p->w, p->x, p->y,
-                                                     p->y, wish, CANDIDATES, p->found,
-                                                     &p->candidates));
+    done = done &&
+           ok(cublasLtMatmulAlgoGetHeuristic(cuda->libraries->lt, p->op, p->w, p->x, p->y, p->y,
+                                             wish, CANDIDATES, p->found, &p->candidates));
     cublasLtMatmulPreferenceDestroy(wish);
     return done && p->candidates > 0;
 }
@@ -150,9 +150,9 @@ static CudaLibraryPlan *make(Cuda *cuda, const char *key, gpointer data)
     p->base = (CudaLibraryPlan){product_run, product_free};
     p->alpha = r->shape->alpha;
     p->residual = r->o->residual != NULL;
-    int chosen =
-        describe(p, r) && find(cuda, p, r) ? moji_cuda_tune(cuda, key, p->candidates, try_one, &c)
-                                           : -1;
+    int chosen = describe(p, r) && find(cuda, p, r)
+                     ? moji_cuda_tune(cuda, key, p->candidates, try_one, &c)
+                     : -1;
     if (chosen < 0) {
         product_free(&p->base);
         return NULL;

@@ -42,11 +42,19 @@ gboolean moji_cuda_ok(cudaError_t e, const CudaStep *step, GError **error)
     return FALSE;
 }
 
+/* The present device belongs to the calling thread, and any may call. */
+static Cuda *cuda_of(MojiBackend *b)
+{
+    Cuda *cuda = (Cuda *)b;
+    cudaSetDevice(cuda->device);
+    return cuda;
+}
+
 /* ---- memory ---- */
 
 static void *memory_new(MojiBackend *b, gsize bytes, GError **error)
 {
-    (void)b;
+    cuda_of(b);
     void *memory = NULL;
     if (bytes > G_MAXSSIZE || cudaMalloc(&memory, bytes)) {
         cudaGetLastError();
@@ -61,20 +69,20 @@ static void *memory_new(MojiBackend *b, gsize bytes, GError **error)
 
 static void memory_free(MojiBackend *b, void *memory)
 {
-    (void)b;
+    cuda_of(b);
     cudaFree(memory);
 }
 
 static void memory_write(MojiBackend *b, void *memory, const void *host, gsize bytes)
 {
-    Cuda *cuda = (Cuda *)b;
+    Cuda *cuda = cuda_of(b);
     cudaMemcpyAsync(memory, host, bytes, cudaMemcpyHostToDevice, cuda->stream);
 }
 
 /* What failed on the way here shows as numbers that are not numbers, never as old ones. */
 static void memory_read(MojiBackend *b, const void *memory, void *host, gsize bytes)
 {
-    Cuda *cuda = (Cuda *)b;
+    Cuda *cuda = cuda_of(b);
     if (cudaMemcpyAsync(host, memory, bytes, cudaMemcpyDeviceToHost, cuda->stream) ||
         cudaStreamSynchronize(cuda->stream))
         memset(host, 0xff, bytes);
@@ -82,7 +90,7 @@ static void memory_read(MojiBackend *b, const void *memory, void *host, gsize by
 
 static guint64 available(MojiBackend *b)
 {
-    (void)b;
+    cuda_of(b);
     size_t left = 0, total = 0;
     return cudaMemGetInfo(&left, &total) ? G_MAXUINT64 : left;
 }
@@ -114,8 +122,8 @@ static void drop_graph(CudaPlan *plan)
 
 static void unprepare(MojiBackend *b, void *prepared)
 {
-    (void)b;
     CudaPlan *plan = prepared;
+    cuda_of(b);
     cudaStreamSynchronize(plan->cuda->stream);
     drop_graph(plan);
     for (int i = 0; i < plan->steps; i++) {
@@ -190,7 +198,7 @@ static gboolean prepare(MojiBackend *b, MojiTape *tape, void *block, MojiWeight 
                         void **prepared, GError **error)
 {
     CudaPlan *plan = g_new0(CudaPlan, 1);
-    plan->cuda = (Cuda *)b;
+    plan->cuda = cuda_of(b);
     plan->steps = moji_tape_length(tape);
     plan->step = g_new0(CudaStep, plan->steps);
     for (int i = 0; i < plan->steps; i++) {
@@ -264,25 +272,25 @@ static gboolean check_ids(CudaPlan *plan, GError **error)
     if (!bad)
         return TRUE;
     cudaMemsetAsync(plan->cuda->bad, 0, sizeof bad, plan->cuda->stream);
-    g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
-                "embed: id number %d is outside of its table", bad);
+    g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE, "embed: id number %d is outside of its table",
+                bad);
     return FALSE;
 }
 
 static gboolean run(MojiBackend *b, void *prepared, int first, int end, GError **error)
 {
-    (void)b;
     CudaPlan *plan = prepared;
+    cuda_of(b);
     end = MIN(end, plan->steps);
-    gboolean done = first == 0 && end == plan->steps ? run_whole(plan, error)
-                                                     : launch(plan, first, end, error);
+    gboolean done =
+        first == 0 && end == plan->steps ? run_whole(plan, error) : launch(plan, first, end, error);
     return done && (!plan->embeds || check_ids(plan, error));
 }
 
 /* Between events on the stream, so that launching is not counted unless it is what holds up. */
 static gboolean profile(MojiBackend *b, void *prepared, double *seconds, GError **error)
 {
-    Cuda *cuda = (Cuda *)b;
+    Cuda *cuda = cuda_of(b);
     CudaPlan *plan = prepared;
     g_autofree cudaEvent_t *event = g_new0(cudaEvent_t, plan->steps + 1);
     gboolean done = TRUE;
@@ -331,9 +339,9 @@ static void plan_free(gpointer plan)
 
 static void close_cuda(MojiBackend *b)
 {
-    Cuda *cuda = (Cuda *)b;
+    Cuda *cuda = (Cuda *)b; /* perhaps one that could not be started */
     if (cuda->stream)
-        cudaStreamSynchronize(cuda->stream);
+        cudaStreamSynchronize(cuda_of(b)->stream);
     moji_cuda_tuning_free(cuda->tuning);
     g_clear_pointer(&cuda->plans, g_hash_table_unref);
     moji_cuda_libraries_free(cuda->libraries);
@@ -385,6 +393,7 @@ static gboolean choose_device(Cuda *cuda, guint64 *memory, GError **error)
     if (chosen < 0)
         return refuse(error, "no GPU here has compute capability %d.%d or more", LEAST / 10,
                       LEAST % 10);
+    cuda->device = chosen;
     e = cudaSetDevice(chosen);
     return !e || refuse(error, "%s", cudaGetErrorString(e));
 }

@@ -24,6 +24,7 @@ typedef struct {
     MojiBackend base; /* first: the public face */
     char *description;
     char gpu[256];
+    int device;
     int capability; /* 90 for 9.0 */
     cudaStream_t stream;
     CudaLibraries *libraries;
@@ -49,8 +50,8 @@ typedef struct {
     const void *in[MOJI_MAX_INPUTS];     /* in the block; NULL where absent or a parameter */
     MojiWeight *weight[MOJI_MAX_INPUTS]; /* not NULL where the input is a parameter */
     void *out;
-    gpointer state;     /* the op's own, freed by its release */
-    const void *shift;  /* group norm: added to x first, or NULL */
+    gpointer state;    /* the op's own, freed by its release */
+    const void *shift; /* group norm: added to x first, or NULL */
 } CudaStep;
 
 typedef struct {

@@ -232,9 +232,8 @@ static gboolean has_note(Descriptor config, gboolean exact)
     if (cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine) !=
         CUDNN_STATUS_SUCCESS)
         return TRUE;
-    if (cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE,
-                                 CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
-                                 &engine) != CUDNN_STATUS_SUCCESS ||
+    if (cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                 1, &count, &engine) != CUDNN_STATUS_SUCCESS ||
         cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
                                  CUDNN_TYPE_NUMERICAL_NOTE, G_N_ELEMENTS(note), &count,
                                  note) != CUDNN_STATUS_SUCCESS)
@@ -242,10 +241,10 @@ static gboolean has_note(Descriptor config, gboolean exact)
     for (gint64 i = 0; i < count && !found; i++)
         found = note[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC ||
                 note[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION ||
-                (exact && (note[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE ||
-                           note[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS ||
-                           note[i] == CUDNN_NUMERICAL_NOTE_FFT ||
-                           note[i] == CUDNN_NUMERICAL_NOTE_WINOGRAD));
+                (exact &&
+                 (note[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE ||
+                  note[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS ||
+                  note[i] == CUDNN_NUMERICAL_NOTE_FFT || note[i] == CUDNN_NUMERICAL_NOTE_WINOGRAD));
     cudnnBackendDestroyDescriptor(engine);
     return found;
 }
@@ -331,8 +330,8 @@ static gboolean plan_run(Cuda *cuda, CudaLibraryPlan *plan, const CudaOperands *
     set(&g, pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, p->ids, pointer);
     set(&g, pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &l->workspace);
     finish(&g, pack);
-    gboolean done = !g.failed && cudnnBackendExecute(l->dnn, p->plan[p->chosen], pack) ==
-                                     CUDNN_STATUS_SUCCESS;
+    gboolean done =
+        !g.failed && cudnnBackendExecute(l->dnn, p->plan[p->chosen], pack) == CUDNN_STATUS_SUCCESS;
     let_go(&g);
     return done;
 }
@@ -406,10 +405,10 @@ CudaLibraryPlan *moji_cuda_attention_plan(Cuda *cuda, const KernelAttention *s, 
     Request r = {.attention = s, .type = type, .o = o};
     if (type == MOJI_F32 || s->causal || s->width % 8)
         return NULL;
-    g_autofree char *key = g_strdup_printf(
-        "cuDNN attention %s %" G_GINT64_FORMAT "x%" G_GINT64_FORMAT "x%" G_GINT64_FORMAT
-        " %d of %d, scale %g",
-        moji_type_name(type), s->batch, s->n, s->m, s->heads, s->width, s->scale);
+    g_autofree char *key =
+        g_strdup_printf("cuDNN attention %s %" G_GINT64_FORMAT "x%" G_GINT64_FORMAT
+                        "x%" G_GINT64_FORMAT " %d of %d, scale %g",
+                        moji_type_name(type), s->batch, s->n, s->m, s->heads, s->width, s->scale);
     return moji_cuda_kept_plan(cuda, key, make_plan, &r);
 #else
     (void)cuda;

@@ -29,8 +29,8 @@ static gboolean prepare_add(CudaPlan *plan, CudaStep *step, GError **error)
 {
     for (int k = 0; k < 2; k++) {
         if (step->weight[k])
-            step->in[k] = moji_cuda_weight(plan->cuda, step->weight[k], step->record->out->type, 1,
-                                           error);
+            step->in[k] =
+                moji_cuda_weight(plan->cuda, step->weight[k], step->record->out->type, 1, error);
         if (!step->in[k])
             return FALSE;
     }
@@ -71,8 +71,7 @@ static gboolean run_upsample(CudaPlan *plan, CudaStep *step, GError **error)
 static gboolean prepare_embed(CudaPlan *plan, CudaStep *step, GError **error)
 {
     plan->embeds = TRUE;
-    step->in[0] =
-        moji_cuda_weight(plan->cuda, step->weight[0], step->record->out->type, 1, error);
+    step->in[0] = moji_cuda_weight(plan->cuda, step->weight[0], step->record->out->type, 1, error);
     return step->in[0] != NULL;
 }
 

@@ -202,7 +202,8 @@ void run_block(size_t shared_bytes)
     shared = nullptr;
 }
 
-cudaError_t run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &kernel)
+cudaError_t run_grid(dim3 grid, dim3 block, size_t shared_bytes,
+                     const std::function<void()> &kernel)
 {
     threads = block.x * block.y * block.z;
     gridDim = grid;
@@ -249,8 +250,8 @@ cudaError_t shim_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t
 {
     unsigned count = block.x * block.y * block.z;
     /* as on a GPU; whole warps besides, which all of kernels/ keeps to */
-    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 ||
-        grid.z > 65535 || !count || count > 1024 || count % WARP || shared_bytes > 232448)
+    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 ||
+        !count || count > 1024 || count % WARP || shared_bytes > 232448)
         return cudaErrorInvalidConfiguration;
     return submit(stream, [=] { return run_grid(grid, block, shared_bytes, kernel); });
 }
@@ -319,7 +320,7 @@ const char *moji_shim_error(void)
 
 const char *cudaGetErrorString(cudaError_t error)
 {
-    return error == cudaErrorAssert            ? message
+    return error == cudaErrorAssert             ? message
            : error == cudaErrorMemoryAllocation ? "out of memory"
                                                 : "refused by the shim";
 }

@@ -9,6 +9,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <ucontext.h>
 #include <vector>
 
@@ -40,7 +41,7 @@ struct Copy {
 
 struct Fiber {
     ucontext_t context;
-    char *stack = nullptr;
+    std::unique_ptr<char[]> stack;
     void *fake_stack = nullptr;
     State state;
     int site;
@@ -109,7 +110,7 @@ void resume(int t)
     threadIdx = dim3(t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y);
 #if FIBERS_ANNOUNCED
     void *fake;
-    __sanitizer_start_switch_fiber(&fake, f.stack, STACK_BYTES);
+    __sanitizer_start_switch_fiber(&fake, f.stack.get(), STACK_BYTES);
 #endif
     swapcontext(&scheduler, &f.context);
 #if FIBERS_ANNOUNCED
@@ -120,13 +121,13 @@ void resume(int t)
 void begin(Fiber &f)
 {
     if (!f.stack)
-        f.stack = (char *)std::malloc(STACK_BYTES);
+        f.stack.reset(new char[STACK_BYTES]);
     f.state = State::ready;
     f.exchanges = 0;
     f.groups = 0;
     f.copies.clear();
     getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack;
+    f.context.uc_stack.ss_sp = f.stack.get();
     f.context.uc_stack.ss_size = STACK_BYTES;
     f.context.uc_link = nullptr;
     makecontext(&f.context, fiber_main, 0);

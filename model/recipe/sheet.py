@@ -3,7 +3,7 @@
     python sheet.py --model DIR --out sheet.png [--names cat dog ...]     drawn by diffusers from the exported folder
     python sheet.py --work DIR --part inner --out vae.png                 reconstructions of the autoencoder
 
-Without --names: every name in the model's card, in English on every background, and in Korean.
+Without --names: every name in the model's card, in English, then in Korean, the backgrounds in turn.
 """
 import argparse
 import json
@@ -70,12 +70,13 @@ def drawings(args):
     if args.names:
         wanted = [(n, n) for n in args.names]
     else:
-        # every name the card lists: in English on every background, then in Korean
+        # every name the card lists, backgrounds in turn: in English, then in Korean
         colours = list(card["backgrounds"])
-        for name in card["draws"]["en"]:
-            wanted += [(f"{name}, {card['default_style']}, {c} background", f"{name}, {c}") for c in colours]
+        for i, name in enumerate(card["draws"]["en"]):
+            c = colours[i % len(colours)]
+            wanted.append((f"{name}, {card['default_style']}, {c} background", f"{name}, {c}"))
         for i, name in enumerate(card["draws"]["ko"]):
-            word = BACKGROUNDS_KO[colours[i % len(colours)]][0]
+            word = BACKGROUNDS_KO[colours[(i + 1) % len(colours)]][0]
             wanted.append((f"{name}, {card['default_style']}, {word} 배경", f"{name}, {word}"))
     wanted = wanted[:args.count]
     pictures = []
@@ -87,7 +88,7 @@ def drawings(args):
                              height=card["defaults"]["size"], width=card["defaults"]["size"],
                              generator=[torch.Generator().manual_seed(args.seed + k + j)
                                         for j in range(len(part))]).images
-    grid(pictures, [l for _, l in wanted], args.cell, args.columns).save(args.out, optimize=True)
+    grid(pictures, [l for _, l in wanted], args.cell, args.columns).quantize(256).save(args.out, optimize=True)
 
 
 def main():

@@ -90,6 +90,10 @@ static gboolean print_model(const MojiModel *m, GError **error)
     print_words("samplers", moji_sampler_names(), moji_sampler_name(s));
     print_words("styles", (const char *const *)card->styles, card->default_style);
     print_words("backgrounds", (const char *const *)colours->pdata, card->default_background);
+    if (card->names)
+        print_words("names", (const char *const *)card->names, NULL);
+    if (card->names_ko)
+        print_words("in Korean", (const char *const *)card->names_ko, NULL);
     moji_sampler_free(s);
     return TRUE;
 }

@@ -27,6 +27,8 @@ static void free_card(MojiCard *card)
     }
     g_free(card->backgrounds);
     g_free(card->default_background);
+    g_strfreev(card->names);
+    g_strfreev(card->names_ko);
 }
 
 void moji_model_free(MojiModel *m)
@@ -90,6 +92,21 @@ static gboolean read_words(JsonObject *o, const char *path, const char *member, 
     g_strfreev(*words);
     *words = (char **)g_ptr_array_steal(read, NULL);
     return TRUE;
+}
+
+/* {"en": [...], "ko": [...]}, or none. */
+static gboolean read_names(JsonObject *root, const char *path, MojiCard *card, GError **error)
+{
+    JsonNode *node = json_object_get_member(root, "draws");
+    if (!node || JSON_NODE_HOLDS_NULL(node))
+        return TRUE;
+    if (!JSON_NODE_HOLDS_OBJECT(node)) {
+        moji_error_file(error, path, "\"draws\" is not an object of lists of names");
+        return FALSE;
+    }
+    JsonObject *names = json_node_get_object(node);
+    return read_words(names, path, "en", &card->names, error) &&
+           read_words(names, path, "ko", &card->names_ko, error);
 }
 
 /* "#00b140", or {"rgb": "#00b140", "ko": [...]}. */
@@ -220,7 +237,7 @@ static gboolean read_card(MojiModel *m, GError **error)
            moji_json_string(root, path, "prompt_ko", &card->prompt_ko, error) &&
            read_words(root, path, "styles", &card->styles, error) &&
            moji_json_string(root, path, "default_style", &card->default_style, error) &&
-           read_backgrounds(root, path, card, error) &&
+           read_backgrounds(root, path, card, error) && read_names(root, path, card, error) &&
            moji_json_string(root, path, "default_background", &card->default_background, error) &&
            read_settings(root, path, card, error) && find_defaults(root, path, &defaults, error) &&
            (!defaults ||

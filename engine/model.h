@@ -18,8 +18,9 @@
  *      "prompt_ko": "{prompt}, {style}, {background} 배경",
  *      "backgrounds": {"white": "#ffffff", "green": {"rgb": "#00b140", "ko": ["초록색"]}}}
  *
- * The defaults may also stand outside that object, the last two then named "default_style" and
- * "default_background". A card with prompt_ko says that the model itself reads Korean; that
+ * "draws": {"en": ["cat", ...], "ko": ["고양이", ...]} lists all that a model draws, if that is a
+ * list. The defaults may also stand outside that object, the last two then named "default_style"
+ * and "default_background". A card with prompt_ko says that the model itself reads Korean; that
  * template is for prompts that name their background by one of its Korean words. */
 #pragma once
 #include "clip.h"
@@ -47,6 +48,7 @@ typedef struct {
     MojiColour *backgrounds; /* n_backgrounds */
     int n_backgrounds;
     char *default_background; /* a word, or NULL */
+    char **names, **names_ko; /* what the model draws, if it draws a list of things; else NULL */
 } MojiCard;
 
 typedef struct {

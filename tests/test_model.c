@@ -432,7 +432,8 @@ static const char card_text[] =
     " \"styles\": [\"flat\", \"glossy\"], \"default_style\": \"flat\","
     " \"backgrounds\": {\"green\": {\"rgb\": \"#00B140\", \"ko\": [\"초록색\", \"녹색\"]},"
     "                  \"white\": \"#ffffff\"},"
-    " \"default_background\": \"white\", \"later\": [1, 2]}";
+    " \"default_background\": \"white\", \"later\": [1, 2],"
+    " \"draws\": {\"en\": [\"cat\", \"red heart\"], \"ko\": [\"고양이\"]}}";
 
 static void test_card(void)
 {
@@ -455,6 +456,9 @@ static void test_card(void)
                    g_strv_length(c->backgrounds[0].korean) == 2 && !c->backgrounds[1].korean &&
                    !strcmp(c->default_background, "white"),
                "backgrounds");
+    MOJI_CHECK(c->names && g_strv_length(c->names) == 2 && !strcmp(c->names[1], "red heart") &&
+                   c->names_ko && g_strv_length(c->names_ko) == 1,
+               "names");
     moji_model_free(m);
 }
 
@@ -505,6 +509,7 @@ static void test_bad_cards(void)
         {"backgrounds", "{\"white\": {\"rgb\": \"#ffffff\", \"ko\": [3]}}"},
         {"default_background", "\"plaid\""},
         {"defaults", "[]"},
+        {"draws", "[]"},
     };
     for (guint i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *folder = folder_new();

@@ -227,7 +227,7 @@ case ${BUILD:-build} in
 *sanitize*) echo "skip cli: memory: the address sanitizer has no use for a limit on addresses" ;;
 *)
     (
-        ulimit -v 600000
+        ulimit -v 400000
         "$moji" draw cat --model "$tiny" --size 2048 --steps 1 --threads 1 -o x.png
     ) >out 2>err
     code=$?

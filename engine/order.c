@@ -240,8 +240,6 @@ static void heed_prompt(MojiOrder *o, const char *asked, const MojiCard *card)
                         o->background, named.words);
     }
     if (named.rest) {
-        g_free(o->said);
-        g_free(o->unsaid);
         g_free(o->subject);
         o->subject = g_strdup(named.rest);
     }
@@ -450,6 +448,8 @@ void moji_order_free(MojiOrder *o)
         return;
     g_free(o->prompt);
     g_free(o->negative);
+    g_free(o->said);
+    g_free(o->unsaid);
     moji_chunks_free(o->chunks[0]);
     moji_chunks_free(o->chunks[1]);
     moji_inversions_free(o->inversions);

@@ -80,7 +80,7 @@ def main():
     args = ap.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
 
-    todo, others = [], []
+    renders, others = [], []
     wanted = concepts()[:args.concepts]
     for style, prefix in SETS.items():
         icons = load_set(args.art, prefix)
@@ -89,17 +89,17 @@ def main():
             # fxemoji has names of its own; the other sets share one slug per emoji
             slug = row["fx"] if style == "fx" else row["slug"]
             if slug and slug in icons:
-                todo.append((style, slug, row["slug"], icons[slug]))
+                renders.append((style, slug, row["slug"], icons[slug]))
                 used.add(slug)
         # flags and skin tones are thousands of near-copies: a broad sample is better without them
         others += [(style, s, None, svg) for s, svg in icons.items()
                    if s not in used and "skin-tone" not in s and "flag" not in s]
     random.Random(args.seed).shuffle(others)
-    todo += others[:args.sample]
+    renders += others[:args.sample]
 
-    out = np.lib.format.open_memmap(args.work / "art.npy.part", "w+", np.uint8, (len(todo), args.size, args.size, 4))
+    out = np.lib.format.open_memmap(args.work / "art.npy.part", "w+", np.uint8, (len(renders), args.size, args.size, 4))
     index = []
-    for style, slug, concept, svg in todo:
+    for style, slug, concept, svg in renders:
         try:
             picture = render(svg, args.size)
         except ValueError:          # a file that resvg cannot draw is left out

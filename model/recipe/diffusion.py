@@ -78,15 +78,15 @@ def make_latents(args):
     # Moves of 8 half-size pixels are moves of one latent pixel. Off by default: with half an hour of two CPU cores, one
     # answer to each caption is learned sharply and several are learned as a blur.
     shifts = [(0, 0), (8, 0), (0, -8)] if args.vary else [(0, 0)]
-    latents, labels, todo = [], [], []
+    latents, labels, waiting = [], [], []
 
     @torch.inference_mode()
     def flush():
         with autocast:
-            z = vae.encode(to_tensor([t[0] for t in todo]).to(device)).latent_dist.mean
+            z = vae.encode(to_tensor([w[0] for w in waiting]).to(device)).latent_dist.mean
         latents.append(z.float().cpu().half())
-        labels.extend(t[1] for t in todo)
-        todo.clear()
+        labels.extend(w[1] for w in waiting)
+        waiting.clear()
 
     for i, entry in enumerate(index):
         if not entry["concept"] or entry["set"] not in captions.STYLES:
@@ -101,11 +101,11 @@ def make_latents(args):
                 flips = ([0, 1] if k == 0 else [(j + k) % 2]) if args.vary and table[row]["mirror"] == "yes" else [0]
                 for flip in flips:
                     picture = base[:, ::-1] if flip else base
-                    todo.append((compose(picture, rgb(background)),
+                    waiting.append((compose(picture, rgb(background)),
                                  [row, captions.STYLES.index(entry["set"]), j, k, flip]))
-                    if len(todo) == 32:
+                    if len(waiting) == 32:
                         flush()
-    if todo:
+    if waiting:
         flush()
     z = torch.cat(latents).float()
     mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))

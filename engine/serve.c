@@ -33,7 +33,8 @@ typedef struct {
     GHashTable *peers; /* a set of Peer*, which it owns */
     GDBusServer *bus;  /* NULL on standard input and output */
     char *socket;
-    int lock;         /* of engine.lock; -1 when given back */
+    GFileMonitor *watch; /* of the socket's name */
+    int lock;            /* of engine.lock; -1 when given back */
     int busy;         /* requests not yet answered */
     guint idle_timer; /* 0 while busy */
     gboolean leaving;
@@ -103,6 +104,7 @@ static void request_end(Server *s)
 /* No new peers; the name on the disk is free for another engine from now on. */
 static void stop_listening(Server *s)
 {
+    g_clear_object(&s->watch);
     if (s->bus)
         g_dbus_server_stop(s->bus);
     if (s->lock < 0)
@@ -349,14 +351,20 @@ static void hello(Server *s, GDBusMethodInvocation *call)
         call, g_variant_new("(uss)", (guint32)MOJI_WIRE_PROTOCOL, MOJI_VERSION, s->identity));
 }
 
-static void quit(Server *s, GDBusMethodInvocation *call)
+/* Ends when the drawings under way are done. */
+static void leave(Server *s, const char *why)
 {
-    g_dbus_method_invocation_return_value(call, NULL);
-    g_message("asked to leave");
+    g_message("leaving: %s", why);
     s->leaving = TRUE;
     stop_listening(s);
     close_peers_without_jobs(s);
     request_end(s);
+}
+
+static void quit(Server *s, GDBusMethodInvocation *call)
+{
+    g_dbus_method_invocation_return_value(call, NULL);
+    leave(s, "asked to");
 }
 
 static void on_call(GDBusConnection *connection, const char *sender, const char *path,
@@ -479,6 +487,26 @@ static gboolean take_lock(Server *s, const char *folder, GError **error)
     return FALSE;
 }
 
+/* Without its name on the disk nobody finds this engine, and its lock would keep others from
+ * starting: somebody emptied the cache folder, or an engine of a folder since replaced took the
+ * name with it when it ended. */
+static void on_socket_changed(GFileMonitor *watch, GFile *file, GFile *other,
+                              GFileMonitorEvent event, gpointer data)
+{
+    (void)watch, (void)file, (void)other, (void)event;
+    Server *s = data;
+    if (!s->leaving && !g_file_test(s->socket, G_FILE_TEST_EXISTS))
+        leave(s, "the socket is gone");
+}
+
+static void watch_socket(Server *s)
+{
+    g_autoptr(GFile) file = g_file_new_for_path(s->socket);
+    s->watch = g_file_monitor_file(file, G_FILE_MONITOR_NONE, NULL, NULL);
+    if (s->watch)
+        g_signal_connect(s->watch, "changed", G_CALLBACK(on_socket_changed), s);
+}
+
 static gboolean listen_on_socket(Server *s, GError **error)
 {
     g_autofree char *folder = moji_wire_folder(error);
@@ -503,6 +531,7 @@ static gboolean listen_on_socket(Server *s, GError **error)
     }
     g_signal_connect(s->bus, "new-connection", G_CALLBACK(on_peer), s);
     g_dbus_server_start(s->bus);
+    watch_socket(s);
     return TRUE;
 }
 

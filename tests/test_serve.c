@@ -593,31 +593,54 @@ static void test_open_folder(void)
     MOJI_CHECK(code == 3 && strstr(err, "0755"), "exit code %d: %s", code, err);
 }
 
-/* An engine of another build leaves when a client of this one comes. */
-static void test_replaced(void)
+/* Starts an engine that listens in a new runtime folder, which is set for the clients that follow. */
+static GSubprocess *engine_in(const char *folder, const char *identity)
 {
     g_autoptr(GSubprocessLauncher) launcher =
         g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE);
-    g_autofree char *folder = g_build_filename(moji_test_scratch(), "replaced", NULL);
     g_mkdir(folder, 0700);
     g_setenv("XDG_RUNTIME_DIR", folder, TRUE);
     g_subprocess_launcher_setenv(launcher, "XDG_RUNTIME_DIR", folder, TRUE);
-    g_subprocess_launcher_setenv(launcher, MOJI_WIRE_IDENTITY_VARIABLE, "another build", TRUE);
-    g_autoptr(GSubprocess) old =
-        g_subprocess_launcher_spawn(launcher, NULL, program, "serve", NULL);
+    if (identity)
+        g_subprocess_launcher_setenv(launcher, MOJI_WIRE_IDENTITY_VARIABLE, identity, TRUE);
+    GSubprocess *engine = g_subprocess_launcher_spawn(launcher, NULL, program, "serve", NULL);
     char line[sizeof MOJI_WIRE_READY] = "";
-    g_input_stream_read(g_subprocess_get_stdout_pipe(old), line, sizeof line - 1, NULL, NULL);
-    pid_t before = engine_pid(folder);
+    g_input_stream_read(g_subprocess_get_stdout_pipe(engine), line, sizeof line - 1, NULL, NULL);
+    MOJI_CHECK(!strcmp(line, MOJI_WIRE_READY), "the engine said \"%s\"", line);
+    return engine;
+}
+
+/* Draws; another engine than `old`, which leaves in peace, must do it. */
+static void expect_replaced(GSubprocess *old, const char *folder)
+{
+    pid_t before = (pid_t)g_ascii_strtoll(g_subprocess_get_identifier(old), NULL, 10);
     gboolean drawn = draws(NULL);
     pid_t after = engine_pid(folder);
     g_setenv("XDG_RUNTIME_DIR", runtime, TRUE);
-    MOJI_CHECK(!strcmp(line, MOJI_WIRE_READY) && before, "the old engine did not start");
-    MOJI_CHECK(drawn && after && after != before, "the old engine drew");
+    MOJI_CHECK(drawn && after && after != before, "engine %d drew, %d had been there", after,
+               before);
     g_subprocess_wait(old, NULL, NULL);
     MOJI_CHECK(g_subprocess_get_successful(old), "the old engine did not leave in peace");
     if (after)
         kill(after, SIGTERM);
     MOJI_CHECK(after && gone(after), "SIGTERM does not end the engine");
+}
+
+/* An engine of another build leaves when a client of this one comes. */
+static void test_replaced(void)
+{
+    g_autofree char *folder = g_build_filename(moji_test_scratch(), "replaced", NULL);
+    g_autoptr(GSubprocess) old = engine_in(folder, "another build");
+    expect_replaced(old, folder);
+}
+
+static void test_socket_gone(void)
+{
+    g_autofree char *folder = g_build_filename(moji_test_scratch(), "gone", NULL);
+    g_autoptr(GSubprocess) old = engine_in(folder, NULL);
+    g_autofree char *path = socket_path(folder);
+    MOJI_CHECK(!g_unlink(path), "%s cannot be removed", path);
+    expect_replaced(old, folder);
 }
 
 static void test_fails_to_start(void)
@@ -744,6 +767,7 @@ int main(void)
     moji_test("serve: leaves when idle", test_idle);
     moji_test("serve: a folder open to others is refused", test_open_folder);
     moji_test("serve: an engine of another build is replaced", test_replaced);
+    moji_test("serve: an engine whose socket somebody removed is replaced", test_socket_gone);
     moji_test("serve: an engine that cannot start says why", test_fails_to_start);
     moji_test("stdio: the same bytes", test_stdio);
     moji_test("stdio: ends with its input, in mid-drawing too", test_stdio_end);

@@ -4,7 +4,7 @@
 
 A caption is `NAME, STYLE, COLOUR background`; the last two parts may be missing. Without a style word the picture is in the
 default style, without a colour on white, so that what the words leave open has one answer: a model this small blurs
-between several. Names are English or Korean, full or keyword; Korean captions name colours in Korean half of the time.
+between several. Names are English or Korean, main or other (scenes.py); Korean captions name colours in Korean half of the time.
 """
 import argparse
 import json
@@ -13,26 +13,32 @@ from pathlib import Path
 
 import regex
 
-from art import concepts
+import frog
 from common import BACKGROUNDS, BACKGROUNDS_KO
+from scenes import names, scenes, tables
 
-STYLES = ["twemoji"]          # sets of art.py that the diffusion model draws
-DEFAULT_STYLE = "twemoji"
+DEFAULT_STYLE = "twemoji"       # the set of art.py that the diffusion model draws
+STYLES = [DEFAULT_STYLE, frog.STYLE]
 LENGTH = 32             # tokens in a prompt, both ends included
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
-def caption(row, style, background, rng):
-    """One caption that is true of this picture. rng: numpy Generator."""
-    korean = rng.random() < 0.3
-    name, keys = (row["ko"], row["keys_ko"]) if korean else (row["en"], row["keys_en"])
-    if keys and rng.random() < 0.03:
-        name = keys[rng.integers(len(keys))]
-    if rng.random() < 0.03:
+def caption(scene, background, rng):
+    """One caption that is true of this scene on this background. rng: numpy Generator."""
+    korean = rng.random() < 0.35
+    name, others = names(scene, korean)
+    if others and rng.random() < (0.25 if scene.thing >= 0 or scene.mood >= 0 else 0.05):
+        name = others[rng.integers(len(others))]
+    own = scene.style == frog.STYLE     # the style alone says who is angry
+    if own and scene.thing < 0 and rng.random() < 0.2:
+        name = tables()[1][scene.mood]["ko" if korean else "en"]
+    elif rng.random() < 0.03:
         name = name + " 이모지" if korean else ("a " + name if rng.random() < 0.5 else name + " emoji")
     parts = [name]
-    if style != DEFAULT_STYLE or rng.random() < 0.7:
-        parts.append(style)
+    if own and (rng.random() < 0.4 or not name.count(" ")):
+        parts.append(frog.STYLE)
+    elif rng.random() < 0.7:
+        parts.append(DEFAULT_STYLE)
     if background != "white" or rng.random() < 0.5:
         if korean and rng.random() < 0.5:
             words = BACKGROUNDS_KO[background]
@@ -60,8 +66,15 @@ def byte_letters():
 def texts():
     """Every word sequence that captions are made of, once."""
     out = ["a", "emoji", "이모지", "background", "배경", "with", "and", "style", ",", "."]
-    for row in concepts():
+    table, moods, things = tables()
+    for row in [*table, *moods]:
         out += [row["en"], row["ko"], *row["keys_en"], *row["keys_ko"]]
+    for row in things:      # with any name for the {}: a Korean particle is part of the word before it
+        out += [row["en"].format("a"), *[k.format("a") for k in row["keys_en"]]]
+    for scene in scenes(("first", "yes", "more", "no"), DEFAULT_STYLE):
+        if scene.thing >= 0:
+            main, others = names(scene, True)
+            out += [main, *others]
     out += [*BACKGROUNDS, *STYLES]
     for words in BACKGROUNDS_KO.values():
         out += words
@@ -71,7 +84,7 @@ def texts():
 def train_tokenizer(folder, merges_at_most=3400):
     letters = byte_letters()
     counts = Counter()
-    for text in texts():
+    for text in sorted(set(texts())):
         for word in WORD.findall(text.lower()):
             s = [letters[b] for b in word.encode()]
             counts[tuple(s[:-1] + [s[-1] + "</w>"])] += 1

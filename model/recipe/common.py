@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from PIL import Image
 
 # Background words and their colours: white and the key colours are drawn most often (weight).
 BACKGROUNDS = {
@@ -27,6 +29,20 @@ def rgb(name):
 def compose(rgba, colour):
     """Premultiplied RGBA bytes [h,w,4] over a colour [3] -> float [h,w,3] in 0..255."""
     return rgba[..., :3] + (255 - rgba[..., 3:]) * (colour.astype(np.float32) / 255)
+
+
+SCALE = 0.86            # of the frame that a picture's own frame fills: the margin
+
+
+def place(rgba):
+    """A square RGBA picture (premultiplied) shrunk to SCALE, in the middle."""
+    n = rgba.shape[0]
+    m = round(n * SCALE / 2) * 2
+    small = np.stack([np.asarray(Image.fromarray(rgba[..., c]).resize((m, m), Image.BILINEAR)) for c in range(4)], -1)
+    out = np.zeros_like(rgba)
+    edge = (n - m) // 2
+    out[edge:edge + m, edge:edge + m] = small
+    return out
 
 
 def to_tensor(pictures):
@@ -59,6 +75,34 @@ class Clock:
 
     def lr(self, peak, step, warmup=50):
         return peak * min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.share())))
+
+
+class Team:
+    """With WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT set, several processes share a batch. On a CPU two processes of one
+    thread each, pinned to a core, make nearly twice the steps of one process with two threads."""
+    def __init__(self, params):
+        self.world, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        self.params = params
+        if self.world > 1:
+            dist.init_process_group("gloo")
+
+    def clock(self, clock):
+        """One clock for all: the same learning rate, the same last step."""
+        if self.world == 1:
+            return clock
+        used = torch.tensor([clock.used()], dtype=torch.float64)
+        dist.broadcast(used, 0)
+        return Clock(clock.total / 60, used.item())
+
+    def average_gradients(self):
+        if self.world == 1:
+            return
+        grads = [p.grad for p in self.params if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        flat.div_(self.world)
+        for g, mean in zip(grads, flat.split([g.numel() for g in grads])):
+            g.copy_(mean.view_as(g))
 
 
 class Ema:

@@ -4,29 +4,31 @@
     python diffusion.py --work DIR --part text --minutes 3
     python diffusion.py --work DIR --part train --minutes 35
 
-Latents come from the inner autoencoder at half size (see vae.py), of every concept in concepts.tsv, in every
-caption style, on every background that is drawn; standardised by channel. The text encoder learns first and alone, as in Stable Diffusion, whose
+Latents come from the inner autoencoder at half size (see vae.py), of every scene of scenes.py on every background that is drawn;
+standardised by channel. The text encoder learns first and alone, as in Stable Diffusion, whose
 CLIP was trained before: to tell from a caption, in either language, what is drawn, on which colour, and how that looks from afar.
 The trainer predicts v at zero terminal SNR (or else flat backgrounds drift to grey) with plain squared error, timesteps leaning
 towards noise at first, where the picture is decided; 10 % of captions are dropped for guidance.
 """
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import captions
-from art import concepts
-from common import BACKGROUNDS, Clock, Ema, compose, device_setup, open_art, rgb, save, to_tensor
+from common import BACKGROUNDS, Clock, Ema, Team, compose, device_setup, rgb, save, to_tensor
 from norm import fuse_norms
-from vae import build as build_vae, outermost, place
+from scenes import scenes, tables
+from vae import build as build_vae, outermost
+
+NAMED = [b for b, (_, weight) in BACKGROUNDS.items() if weight]
+NAMED_SHARE = np.array([BACKGROUNDS[b][1] for b in NAMED], np.float64)
+NAMED_SHARE /= NAMED_SHARE.sum()
 
 SHAPES = {      # UNet channels, text width, text layers
     "mini": ((64, 128, 192), 128, 3),
@@ -65,122 +67,133 @@ def scheduler():
 
 
 def make_latents(args):
+    """Every scene on every background, in their order: latents.pt."""
     device, autocast = device_setup(args.seed)
     state = torch.load(args.work / "vae-inner.pt", weights_only=False)
     vae = build_vae(state["shape"])
     vae.load_state_dict(state["average"])
     outermost(vae, False)
     vae = fuse_norms(vae.to(device, memory_format=torch.channels_last)).eval()
-    _, index = open_art(args.work)
-    art = np.load(args.work / "art-half.npy", mmap_mode="r")
-    rows = {r["slug"]: i for i, r in enumerate(concepts())}
-    table = concepts()
-    # Moves of 8 half-size pixels are moves of one latent pixel. Off by default: with half an hour of two CPU cores, one
-    # answer to each caption is learned sharply and several are learned as a blur.
-    shifts = [(0, 0), (8, 0), (0, -8)] if args.vary else [(0, 0)]
-    latents, labels, waiting = [], [], []
-
-    @torch.inference_mode()
-    def flush():
-        with autocast:
-            z = vae.encode(to_tensor([w[0] for w in waiting]).to(device)).latent_dist.mean
-        latents.append(z.float().cpu().half())
-        labels.extend(w[1] for w in waiting)
-        waiting.clear()
-
-    for i, entry in enumerate(index):
-        if not entry["concept"] or entry["set"] not in captions.STYLES:
-            continue
-        row = rows[entry["concept"]]
-        for k, shift in enumerate(shifts):
-            base = place(np.array(art[i]), *shift)
-            for j, background in enumerate(BACKGROUNDS):
-                if not BACKGROUNDS[background][1]:
-                    continue
-                # The main place is mirrored too; the shifted ones take turns.
-                flips = ([0, 1] if k == 0 else [(j + k) % 2]) if args.vary and table[row]["mirror"] == "yes" else [0]
-                for flip in flips:
-                    picture = base[:, ::-1] if flip else base
-                    waiting.append((compose(picture, rgb(background)),
-                                 [row, captions.STYLES.index(entry["set"]), j, k, flip]))
-                    if len(waiting) == 32:
-                        flush()
-    if waiting:
-        flush()
-    z = torch.cat(latents).float()
-    mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
+    pictures = np.load(args.work / "scenes.npy", mmap_mode="r")
+    latents = []
+    for rgba in pictures:
+        with torch.inference_mode(), autocast:
+            x = to_tensor([compose(rgba, rgb(b)) for b in NAMED])
+            latents.append(vae.encode(x.to(device)).latent_dist.mean.float().cpu().half())
+    z = torch.stack(latents).float()
+    mean, std = z.mean((0, 1, 3, 4)), z.std((0, 1, 3, 4))
     z = (z - mean[:, None, None]) / std[:, None, None]
-    save(args.work / "latents.pt", z=z.half(), labels=torch.tensor(labels), mean=mean, std=std)
-    print(f"{len(z)} latents, std by channel {[round(v, 2) for v in std.tolist()]}", flush=True)
+    save(args.work / "latents.pt", z=z.half(), mean=mean, std=std)
+    print(f"{tuple(z.shape)} latents, std by channel {[round(v, 2) for v in std.tolist()]}", flush=True)
+
+
+def tokens_of(tokenizer, words):
+    return tokenizer(words, padding="max_length", max_length=captions.LENGTH, truncation=True, return_tensors="pt").input_ids
+
+
+class Teacher:
+    """A text encoder that a UNet reads already, from another work folder: what it says of single things is to stay, as the
+    vocabulary grows."""
+    def __init__(self, folder, shape):
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        _, self.text = build(shape, len(self.tokenizer))
+        self.text.load_state_dict(torch.load(folder / "text.pt", weights_only=False)["text"])
+        self.text.requires_grad_(False)
+
+    def give(self, text, tokenizer):
+        """Its weights to a text encoder of another vocabulary: rows of words that both know, and all the rest."""
+        table, own = self.text.get_input_embeddings().weight, text.get_input_embeddings().weight
+        start = own.detach().clone()
+        known = self.tokenizer.get_vocab()
+        for word, i in tokenizer.get_vocab().items():
+            if word in known:
+                start[i] = table[known[word]]
+        rest = {k: v for k, v in self.text.state_dict().items() if v.shape != table.shape}
+        text.load_state_dict(rest, strict=False)
+        with torch.no_grad():
+            own.copy_(start)
+
+    def say(self, words):
+        return self.text(tokens_of(self.tokenizer, words)).last_hidden_state.float()
 
 
 def train_text(args):
-    """The mean over a caption's places, which is what cross-attention reads at first, tells name, colour and rough picture."""
+    """The mean over a caption's places, which is what cross-attention reads at first, tells what is drawn and how it looks from
+    afar."""
     torch.manual_seed(args.seed)
-    data = torch.load(args.work / "latents.pt", weights_only=False)
-    labels = data["labels"].numpy()
-    rough = F.avg_pool2d(data["z"].float(), 4).flatten(1)
-    rough = rough / rough.std()
-    table, backgrounds = concepts(), list(BACKGROUNDS)
+    found = scenes(args.draw, captions.DEFAULT_STYLE)
+    pictures = np.load(args.work / "scenes.npy", mmap_mode="r")
+    apart = pictures.shape[1] // 8
+    rough = np.stack([[compose(p, rgb(b)) for b in NAMED] for p in pictures[:, apart // 2::apart, apart // 2::apart]]).astype(np.float32)
+    rough = torch.from_numpy(rough).flatten(2) / 127.5 - 1
+    table, moods, things = tables()
+    counts = len(table), len(moods) + 1, len(things) + 1, len(captions.STYLES), len(NAMED)
     tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")
     _, text = build(args.shape, len(tokenizer))
-    width = text.config.hidden_size
-    heads = nn.ModuleList([nn.Linear(width, n) for n in (len(table), len(backgrounds), len(captions.STYLES), rough.shape[1])])
-    path, rate = args.work / "text.pt", args.lr
-    if path.exists():       # more names for a text encoder that a U-Net already reads: it should move little
+    teacher = Teacher(args.teacher, args.shape) if args.teacher else None
+    path = args.work / "text.pt"
+    if path.exists():
         text.load_state_dict(torch.load(path, weights_only=False)["text"])
-        rate = args.lr / 10
+    elif teacher:
+        teacher.give(text, tokenizer)
+    width = text.config.hidden_size
+    heads = nn.ModuleList([nn.Linear(width, n) for n in (*counts, rough.shape[2])])
     params = [*text.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW([{"params": [*text.parameters()], "rate": rate}, {"params": [*heads.parameters()], "rate": 5 * args.lr}],
-                                  lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = torch.optim.AdamW([{"params": [*text.parameters()], "rate": args.lr}, {"params": [*heads.parameters()], "rate": 5 * args.lr}],
+                                  lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
     rng, clock, step, sums = np.random.default_rng(args.seed), Clock(args.minutes), 0, []
+    share = draw_shares(found)
     while clock.share() < 1:
         for group in optimiser.param_groups:
             group["lr"] = clock.lr(group["rate"], step)
-        pick = rng.integers(len(labels), size=128)
-        words = [captions.caption(table[r], captions.STYLES[s], backgrounds[b], rng) for r, s, b, _, _ in labels[pick]]
-        ids = tokenizer(words, padding="max_length", max_length=captions.LENGTH, truncation=True, return_tensors="pt").input_ids
+        pick, ground = rng.choice(len(found), 128, p=share), rng.integers(len(NAMED), size=128)
+        drawn = [found[i] for i in pick]
+        words = [captions.caption(s, NAMED[b], rng) for s, b in zip(drawn, ground)]
+        truth = torch.tensor([[s.subject, s.mood + 1, s.thing + 1, captions.STYLES.index(s.style), b] for s, b in zip(drawn, ground)])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            mean = text(ids).last_hidden_state.mean(1)
-            name, colour, style, look = (h(mean).float() for h in heads)
-        truth = torch.from_numpy(labels[pick])
-        loss = (F.cross_entropy(name, truth[:, 0]) + F.cross_entropy(colour, truth[:, 2]) + F.cross_entropy(style, truth[:, 1])
-                + F.mse_loss(look, rough[torch.from_numpy(pick)]))
+            context = text(tokens_of(tokenizer, words)).last_hidden_state.float()
+            told = [h(context.mean(1)).float() for h in heads]
+        look = F.mse_loss(told[-1], rough[torch.from_numpy(pick), torch.from_numpy(ground)])
+        loss = sum(F.cross_entropy(t, truth[:, k]) for k, t in enumerate(told[:-1])) + 4 * look
+        kept = torch.zeros(())
+        if teacher:
+            plain = [k for k, s in enumerate(drawn) if s.mood < 0 and s.thing < 0]
+            with torch.no_grad():
+                said = teacher.say([words[k] for k in plain])
+            kept = F.mse_loss(context[plain], said) / said.var()
+            loss = loss + 5 * kept
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         optimiser.step()
         step += 1
-        sums.append([(name.argmax(1) == truth[:, 0]).float().mean().item(),
-                     (colour.argmax(1) == truth[:, 2]).float().mean().item(), F.mse_loss(look, rough[torch.from_numpy(pick)]).item()])
+        sums.append([*[(t.argmax(1) == truth[:, k]).float().mean().item() for k, t in enumerate(told[:-1])], look.item(), kept.item()])
         if step % 50 == 0:
-            n, c, m = np.mean(sums, 0)
+            figures = " ".join(f"{n} {v:.3f}" for n, v in zip(("things", "moods", "with", "styles", "colours", "look", "kept"), np.mean(sums, 0)))
             sums = []
-            print(f"step {step} minute {clock.used() / 60:.1f} names {n:.3f} colours {c:.3f} look {m:.3f}", flush=True)
+            print(f"step {step} minute {clock.used() / 60:.1f} {figures}", flush=True)
     save(path, text=text.state_dict())
 
 
+def draw_shares(found):
+    """Every scene's share of the draws: a kind's share is divided evenly, and held-out scenes are never drawn."""
+    kind = np.array([s.held_out * 3 or (s.thing >= 0) + 2 * (s.mood >= 0 and s.thing < 0) for s in found])
+    share = np.zeros(len(found))
+    for k, part in enumerate((0.4, 0.4, 0.2)):      # single things, with something, with a mood
+        if (kind == k).any():
+            share[kind == k] = part / (kind == k).sum()
+    return share / share.sum()
+
+
 def train(args):
-    # With WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT set, several processes share a batch. On a CPU two processes of
-    # one thread each, pinned to a core, make nearly twice the steps of one process with two threads.
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if world > 1:
-        dist.init_process_group("gloo")
     device, autocast = device_setup(args.seed)
     path = args.work / "diffusion.pt"
     data = torch.load(args.work / "latents.pt", weights_only=False)
-    z, labels = data["z"].to(device), data["labels"].numpy()
-    # Draw concepts evenly, then style and background by weight: every picture's share of the draws.
-    weight = np.array([BACKGROUNDS[list(BACKGROUNDS)[b]][1] * args.style_weights[s] * (1.5 if k == 0 else 1)
-                       for _, s, b, k, _ in labels], np.float64)
-    for row in np.unique(labels[:, 0]):
-        weight[labels[:, 0] == row] /= weight[labels[:, 0] == row].sum()
-    weight /= weight.sum()
-    table = concepts()
-    # Latents may have been made for more concepts and backgrounds than are now drawn.
-    drawn = np.array([table[r]["draw"] in args.draw for r in labels[:, 0]])
-    weight *= drawn
-    weight /= weight.sum()
+    z = data["z"].to(device)
+    found = scenes(args.draw, captions.DEFAULT_STYLE)
+    if len(found) != len(z):
+        raise SystemExit(f"latents.pt has {len(z)} scenes, --draw {' '.join(args.draw)} makes {len(found)}: run --part latents again")
+    share = draw_shares(found)
     tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")
     unet, text = build(args.shape, len(tokenizer))
     state = torch.load(path, weights_only=False) if path.exists() else None
@@ -190,6 +203,7 @@ def train(args):
     unet = fuse_norms(unet.to(device, memory_format=torch.channels_last))
     text = text.to(device)
     params = list(unet.parameters())
+    team = Team(params)
     print(f"unet {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M, "
           f"text {sum(p.numel() for p in text.parameters()) / 1e6:.2f} M, {len(z)} latents", flush=True)
     # Trained along, the text model first learns the background and presses the names, as yet no use, into one heap.
@@ -206,11 +220,9 @@ def train(args):
     if state and len(state["optimiser"]["param_groups"]) == 2:
         optimiser.load_state_dict(state["optimiser"])
     alphas = scheduler().alphas_cumprod.to(device)
-    rng = np.random.default_rng(args.seed + step + 1000000 * rank)
-    torch.manual_seed(args.seed + step + 1000000 * rank)
-    flat = torch.zeros(sum(p.numel() for p in params), device=device)
+    rng = np.random.default_rng(args.seed + step + 1000000 * team.rank)
+    torch.manual_seed(args.seed + step + 1000000 * team.rank)
     clock = Clock(args.minutes, state["used"] if state else 0)
-    backgrounds = list(BACKGROUNDS)
 
     def checkpoint():
         weights = dict(unet={k: v.clone() for k, v in unet.state_dict().items()},
@@ -225,21 +237,15 @@ def train(args):
 
     saved, losses = clock.used(), []
     while True:
-        if world > 1:       # one clock for all: the same learning rate, the same last step
-            used = torch.tensor([clock.used()], dtype=torch.float64)
-            dist.broadcast(used, 0)
-            clock = Clock(args.minutes, used.item())
+        clock = team.clock(clock)
         if clock.share() >= 1:
             break
         for group in optimiser.param_groups:
             group["lr"] = group["times"] * clock.lr(args.lr, step)
-        pick = rng.choice(len(z), args.batch, p=weight)
-        words = ["" if rng.random() < 0.1 else
-                 captions.caption(table[r], captions.STYLES[s], backgrounds[b], rng)
-                 for r, s, b, _, _ in labels[pick]]
-        ids = tokenizer(words, padding="max_length", max_length=captions.LENGTH, truncation=True,
-                        return_tensors="pt").input_ids.to(device)
-        x0 = z[torch.from_numpy(pick).to(device)].float().contiguous(memory_format=torch.channels_last)
+        pick, ground = rng.choice(len(found), args.batch, p=share), rng.choice(len(NAMED), args.batch, p=NAMED_SHARE)
+        words = ["" if rng.random() < 0.1 else captions.caption(found[i], NAMED[b], rng) for i, b in zip(pick, ground)]
+        ids = tokens_of(tokenizer, words).to(device)
+        x0 = z[torch.from_numpy(pick).to(device), torch.from_numpy(ground).to(device)].float().contiguous(memory_format=torch.channels_last)
         u = torch.rand(args.batch, device=device)
         # At first most draws are near pure noise: only there does the caption decide, and it is learned last. Towards the end
         # they are even, so that small noise is taken away cleanly too.
@@ -255,29 +261,22 @@ def train(args):
         loss = F.mse_loss(out.float(), v)
         optimiser.zero_grad()
         loss.backward()
-        if world > 1:
-            torch.cat([p.grad.flatten() for p in params], out=flat)
-            dist.all_reduce(flat)
-            flat.div_(world)
-            at = 0
-            for p in params:
-                p.grad = flat[at:at + p.numel()].view_as(p)
-                at += p.numel()
+        team.average_gradients()
         if not torch.isfinite(nn.utils.clip_grad_norm_(params, 1.0)):
             raise SystemExit(f"step {step}: a gradient that is not finite; {path.name} keeps the state before")
         optimiser.step()
         ema.update()
         step += 1
         losses.append(loss.item())
-        samples += args.batch * world
-        if step % 50 == 0 and rank == 0:
+        samples += args.batch * team.world
+        if step % 50 == 0 and team.rank == 0:
             print(f"step {step} minute {clock.used() / 60:.1f} samples {samples} loss {np.mean(losses):.4f}",
                   flush=True)
             losses = []
-        if clock.used() - saved > 120 and rank == 0:
+        if clock.used() - saved > 120 and team.rank == 0:
             saved = clock.used()
             checkpoint()
-    if rank == 0:
+    if team.rank == 0:
         checkpoint()
         print(f"done: {step} steps, {samples} samples, {clock.used() / 60:.1f} minutes", flush=True)
 
@@ -291,9 +290,8 @@ def main():
     ap.add_argument("--lr", type=float, default=1e-3)
     ap.add_argument("--near", type=float, default=0.8, help="share of the draws near pure noise at the start")
     ap.add_argument("--shape", default="mini")
-    ap.add_argument("--draw", nargs="+", default=["first", "yes"], help="which of the concepts, by their draw column")
-    ap.add_argument("--vary", action="store_true", help="mirrored and shifted copies too")
-    ap.add_argument("--style-weights", type=float, nargs="+", default=[1.0] * len(captions.STYLES))
+    ap.add_argument("--draw", nargs="+", default=["first", "yes", "more"], help="which of the concepts, by their draw column")
+    ap.add_argument("--teacher", type=Path, help="text: another work folder whose words are kept")
     ap.add_argument("--seed", type=int, default=1)
     args = ap.parse_args()
     {"latents": make_latents, "text": train_text, "train": train}[args.part](args)

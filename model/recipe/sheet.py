@@ -46,14 +46,12 @@ def reconstructions(args):
     if half:
         autoencoder.outermost(vae, False)
     vae = vae.to(memory_format=torch.channels_last).eval()
-    index = json.loads((args.work / "art.json").read_text())
-    art = np.load(args.work / ("art-half.npy" if half else "art.npy"), mmap_mode="r")
-    draw = {r["slug"] for r in concepts() if r["draw"] != "no"}
-    own = [i for i, e in enumerate(index) if e["set"] in captions.STYLES and e["concept"] in draw]
+    scenes = np.load(args.work / "scenes.npy", mmap_mode="r")
     rng = np.random.default_rng(5)
     pictures = []
-    for k, i in enumerate(rng.choice(own, min(args.count, len(own)), replace=False)):
-        x = to_tensor([compose(place(np.array(art[i]), 0, 0), rgb(list(BACKGROUNDS)[k % 4]))])
+    for k, i in enumerate(rng.choice(len(scenes), min(args.count, len(scenes)), replace=False)):
+        rgba = scenes[i] if half else scenes[i].repeat(2, 0).repeat(2, 1)
+        x = to_tensor([compose(rgba, rgb(list(BACKGROUNDS)[k % 4]))])
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
             y = vae.decode(vae.encode(x).latent_dist.mean).sample.float()
         for v in (x, y):

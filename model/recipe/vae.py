@@ -20,12 +20,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from PIL import Image
 from torch import nn
 
-from art import concepts
-from captions import STYLES
-from common import Clock, Ema, compose, device_setup, open_art, rgb, save, to_tensor, BACKGROUNDS
+from common import BACKGROUNDS, Clock, Ema, Team, compose, device_setup, open_art, place, rgb, save, to_tensor
 from norm import fuse_norms
 
 SHAPES = {"mini": (16, 16, 32, 96, 160), "toy": (8, 8, 16, 16, 16)}
@@ -87,8 +84,7 @@ class Crops:
         self.own = [i for i, e in enumerate(index) if e["concept"]]
         self.other = [i for i, e in enumerate(index) if not e["concept"]] or self.own
         self.named = [b for b, (_, weight) in BACKGROUNDS.items() if weight]
-        draw = {r["slug"] for r in concepts() if r["draw"] != "no"}
-        self.drawn = [i for i in self.own if index[i]["concept"] in draw and index[i]["set"] in STYLES] or self.own
+        self.scenes = np.load(work / "scenes.npy", mmap_mode="r") if half else None
         self.queue = queue.Queue(4)
 
     def colour(self):
@@ -115,13 +111,23 @@ class Crops:
             out.append(compose(c, self.colour()))
         return to_tensor(out)
 
-    def wholes(self, n):
-        """n whole pictures with their margin, most of them just what the diffusion model learns to draw."""
+    def wholes(self, n, smaller=0.0):
+        """n whole pictures with their margin, most of them just what the diffusion model learns to draw. A share of the batches
+        is of 3 n pictures at half the size: as good a lesson in colours, for less."""
         r, out = self.rng, []
+        half = r.random() < smaller
+        n = 3 * n if half else n
         for _ in range(n):
             u = r.random()
-            pick = self.drawn if u < 0.75 else self.own if u < 0.88 else self.other
-            rgba = place(np.array(self.art[pick[r.integers(len(pick))]]), 0, 0)
+            pick = self.own if u < 0.88 else self.other
+            if u < 0.75 and self.scenes is not None:
+                rgba = self.scenes[r.integers(len(self.scenes))]
+            else:
+                rgba = place(np.array(self.art[pick[r.integers(len(pick))]]))
+            if half:
+                rgba = rgba.reshape(rgba.shape[0] // 2, 2, -1, 2, 4).mean((1, 3), dtype=np.float32)
+            if r.random() < 0.4:    # emoji are mostly yellow and red: without this, greens and violets are guessed
+                rgba = rgba[..., [*r.permutation(3), 3]]
             out.append(compose(rgba, rgb(self.named[r.integers(len(self.named))]) if u < 0.75 else self.colour()))
         return to_tensor(out)
 
@@ -134,21 +140,6 @@ class Crops:
 
     def next(self):
         return self.queue.get()
-
-
-SCALE = 0.86            # of the frame that a picture's own frame fills: the margin
-
-
-def place(rgba, dx, dy):
-    """A square RGBA picture (premultiplied) shrunk to SCALE and put in the middle, off by (dx, dy) pixels."""
-    n = rgba.shape[0]
-    m = round(n * SCALE / 2) * 2
-    small = np.stack([np.asarray(Image.fromarray(rgba[..., c]).resize((m, m), Image.BILINEAR)) for c in range(4)], -1)
-    out = np.zeros_like(rgba)
-    edge = (n - m) // 2
-    y, x = (edge + max(-edge, min(edge, d)) for d in (dy, dx))
-    out[y:y + m, x:x + m] = small
-    return out
 
 
 def difference(y, x):
@@ -177,6 +168,7 @@ def main():
     ap.add_argument("--minutes", type=float, default=20)
     ap.add_argument("--batch", type=int, default=16)
     ap.add_argument("--side", type=int, default=0, help="crop side; 0: whole pictures")
+    ap.add_argument("--smaller", type=float, default=0.0, help="share of whole pictures at half of the stage's size")
     ap.add_argument("--lr", type=float, default=1.5e-3)
     ap.add_argument("--shape", default="mini")
     ap.add_argument("--seed", type=int, default=1)
@@ -211,13 +203,14 @@ def main():
     params = [p for p in vae.parameters() if p.requires_grad]
     outermost(vae, outer)
     fuse_norms(vae)
+    team = Team(params)
     optimiser = torch.optim.AdamW(params, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     ema = Ema(params, 0.998, state["ema"] if state else None)
     step = 0
     if state:
         optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
-    crops = Crops(args.work, not outer, np.random.default_rng(args.seed + step))
+    crops = Crops(args.work, not outer, np.random.default_rng(args.seed + step + 1000000 * team.rank))
     clock = Clock(args.minutes, state["used"] if state else 0)
 
     def checkpoint():
@@ -233,9 +226,12 @@ def main():
     if args.side:
         crops.start(crops.batch, args.batch, args.side)
     else:
-        crops.start(crops.wholes, args.batch)
+        crops.start(crops.wholes, args.batch, args.smaller)
     saved, total = clock.used(), []
-    while clock.share() < 1:
+    while True:
+        clock = team.clock(clock)
+        if clock.share() >= 1:
+            break
         for group in optimiser.param_groups:
             group["lr"] = clock.lr(args.lr, step)
         x = crops.next().to(device)
@@ -262,22 +258,24 @@ def main():
             loss = loss + F.mse_loss(copied.float(), z) / z.var()
         optimiser.zero_grad()
         loss.backward()
+        team.average_gradients()
         if not torch.isfinite(nn.utils.clip_grad_norm_(params, 1.0)):
             raise SystemExit(f"step {step}: a gradient that is not finite; {path.name} keeps the state before")
         optimiser.step()
         ema.update()
         step += 1
         total.append([(y.float() - x).abs().mean().item() * 127.5, kl.item(), z.std().item()])
-        if step % 50 == 0:
+        if step % 50 == 0 and team.rank == 0:
             l1, k, s = np.mean(total, 0)
             total = []
-            print(f"step {step} minute {clock.used() / 60:.1f} crops {step * args.batch} l1 {l1:.2f}/255 kl {k:.2f} "
+            print(f"step {step} minute {clock.used() / 60:.1f} l1 {l1:.2f}/255 kl {k:.2f} "
                   f"std {s:.2f}", flush=True)
-        if clock.used() - saved > 120:
+        if clock.used() - saved > 120 and team.rank == 0:
             saved = clock.used()
             checkpoint()
-    checkpoint()
-    print(f"done: {step} steps, {step * args.batch} pictures or crops, {clock.used() / 60:.1f} minutes", flush=True)
+    if team.rank == 0:
+        checkpoint()
+        print(f"done: {step} steps, {clock.used() / 60:.1f} minutes", flush=True)
 
 
 if __name__ == "__main__":

@@ -251,6 +251,7 @@ TEST_HELP = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(TEST_SRC),$(wildcard test
 
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
 $(BUILD)/tests/test_kernels.o: CPPFLAGS += -Itests/shim -Ikernels
+$(BUILD)/tests/test_cuda.o: CPPFLAGS += -Itests/shim
 $(BUILD)/tests/test_kernels: $(SHIM_KERNEL)
 $(BUILD)/tests/test_kernels: LDLIBS += -lstdc++
 

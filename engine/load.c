@@ -57,6 +57,29 @@ void moji_drawing_forget_loras(MojiEngine *e)
     g_clear_pointer(&e->applied, g_array_unref);
 }
 
+/* Stages stay where the backend puts the new values into the place of the old. */
+static gboolean merge(MojiDrawing *d, MojiType type, MojiLoraUse *use, int n, GError **error)
+{
+    MojiEngine *e = d->e;
+    GError *why = NULL;
+    if (!e->backend->renews) {
+        g_clear_pointer(&e->text, moji_stage_free);
+        g_clear_pointer(&e->unet, moji_stage_free);
+    }
+    gboolean merged = moji_lora_merge(e->model, type, e->threads, use, n, d->cancel, error);
+    if (moji_weights_renew(e->model->clip_weights, &why) &&
+        moji_weights_renew(e->model->unet_weights, &why))
+        return merged;
+    moji_drawing_drop_stages(e);
+    moji_weights_release(e->model->clip_weights);
+    moji_weights_release(e->model->unet_weights);
+    if (merged)
+        g_propagate_error(error, why);
+    else
+        g_error_free(why); /* the first is the one to tell */
+    return FALSE;
+}
+
 /* The drawing's LoRAs in the model's weights, and no others. Backends keep what they made of the
  * weights that no LoRA touches. */
 static gboolean merge_loras(MojiDrawing *d, MojiType type, GError **error)
@@ -70,10 +93,8 @@ static gboolean merge_loras(MojiDrawing *d, MojiType type, GError **error)
             const MojiStyle *s = loras->pdata[i];
             use[i] = (MojiLoraUse){.lora = s->lora, .unet = s->unet, .text = s->text};
         }
-        g_clear_pointer(&e->text, moji_stage_free);
-        g_clear_pointer(&e->unet, moji_stage_free);
         moji_drawing_forget_loras(e);
-        if (!moji_lora_merge(e->model, type, e->threads, use, (int)loras->len, d->cancel, error))
+        if (!merge(d, type, use, (int)loras->len, error))
             return FALSE;
         e->merged = g_steal_pointer(&stamp);
         e->applied = g_array_new(FALSE, FALSE, sizeof(guint));

@@ -14,6 +14,7 @@
 typedef struct { /* something with the function that releases it */
     gpointer value;
     GDestroyNotify release;
+    MojiWeightRenewFn renew; /* or NULL */
 } Kept;
 
 struct MojiWeights {
@@ -91,6 +92,7 @@ MojiWeight *moji_weights_add(MojiWeights *w, const MojiWeight *t)
     MojiWeight *copy = g_memdup2(t, sizeof *t);
     copy->name = g_strdup(t->name);
     copy->prepared = NULL;
+    copy->stale = FALSE;
     g_ptr_array_add(w->list, copy);
     g_hash_table_insert(w->by_name, copy->name, copy);
     return copy;
@@ -107,7 +109,7 @@ void moji_weights_pass_over(MojiWeights *w, const char *name, const char *why, .
 void moji_weights_keep(MojiWeights *w, gpointer owner, GDestroyNotify release)
 {
     Kept *kept = g_new(Kept, 1);
-    *kept = (Kept){owner, release};
+    *kept = (Kept){owner, release, NULL};
     g_ptr_array_add(w->kept, kept);
 }
 
@@ -274,6 +276,25 @@ MojiWeight *moji_weights_find(MojiWeights *w, const char *name)
     return other ? other : t;
 }
 
+static gboolean cannot_be_renewed(gpointer key, gpointer value, gpointer user_data)
+{
+    (void)key;
+    (void)user_data;
+    return !((Kept *)value)->renew;
+}
+
+/* What was made of `from` and can be renewed is `to`'s from now on; the rest is let go. */
+static void hand_over(MojiWeight *from, MojiWeight *to)
+{
+    GHashTable *prepared = g_steal_pointer(&from->prepared);
+    if (prepared)
+        g_hash_table_foreach_remove(prepared, cannot_be_renewed, NULL);
+    if (prepared && g_hash_table_size(prepared) == 0)
+        g_clear_pointer(&prepared, g_hash_table_unref);
+    to->prepared = prepared;
+    to->stale = prepared != NULL;
+}
+
 void moji_weights_override(MojiWeights *w, const char *name, MojiType type, void *data)
 {
     MojiWeight *t = moji_weights_pristine(w, name);
@@ -284,14 +305,42 @@ void moji_weights_override(MojiWeights *w, const char *name, MojiType type, void
     other->data = data;
     other->bytes = t->bytes / moji_type_bytes(t->type) * moji_type_bytes(type);
     other->mapped = FALSE;
-    other->prepared = NULL;
-    g_clear_pointer(&t->prepared, g_hash_table_unref);
+    hand_over(moji_weights_find(w, name), other);
     g_hash_table_replace(w->override, t, other);
 }
 
 void moji_weights_restore(MojiWeights *w)
 {
+    GHashTableIter iter;
+    gpointer pristine, other;
+    g_hash_table_iter_init(&iter, w->override);
+    while (g_hash_table_iter_next(&iter, &pristine, &other))
+        hand_over(other, pristine);
     g_hash_table_remove_all(w->override);
+}
+
+static gboolean renew(MojiWeight *t, GError **error)
+{
+    GHashTableIter iter;
+    gpointer kept;
+    if (!t->stale || !t->prepared)
+        return TRUE;
+    g_hash_table_iter_init(&iter, t->prepared);
+    while (g_hash_table_iter_next(&iter, NULL, &kept))
+        if (!((Kept *)kept)->renew(((Kept *)kept)->value, t, error))
+            return FALSE;
+    t->stale = FALSE;
+    return TRUE;
+}
+
+gboolean moji_weights_renew(MojiWeights *w, GError **error)
+{
+    for (guint i = 0; i < w->list->len; i++) {
+        MojiWeight *t = w->list->pdata[i], *other = g_hash_table_lookup(w->override, t);
+        if (!renew(other ? other : t, error))
+            return FALSE;
+    }
+    return TRUE;
 }
 
 const char *moji_weights_absence(MojiWeights *w, const char *name)
@@ -328,6 +377,7 @@ void moji_weights_release(MojiWeights *w)
 
 gpointer moji_weight_prepared(MojiWeight *t, const char *key)
 {
+    g_assert(!t->stale || !t->prepared); /* values have changed: moji_weights_renew comes first */
     Kept *kept = t->prepared ? g_hash_table_lookup(t->prepared, key) : NULL;
     return kept ? kept->value : NULL;
 }
@@ -335,10 +385,17 @@ gpointer moji_weight_prepared(MojiWeight *t, const char *key)
 void moji_weight_set_prepared(MojiWeight *t, const char *key, gpointer value,
                               GDestroyNotify release)
 {
+    moji_weight_set_renewable(t, key, value, release, NULL);
+}
+
+void moji_weight_set_renewable(MojiWeight *t, const char *key, gpointer value,
+                               GDestroyNotify release, MojiWeightRenewFn renew)
+{
+    t->stale = FALSE;
     if (!t->prepared)
         t->prepared = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, free_kept);
     Kept *kept = g_new(Kept, 1);
-    *kept = (Kept){value, release};
+    *kept = (Kept){value, release, renew};
     g_hash_table_replace(t->prepared, g_strdup(key), kept);
 }
 

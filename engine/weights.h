@@ -23,6 +23,7 @@ typedef struct {
     /* What a backend made of it (reordered, converted), so that several tapes of one model share
      * it: owned by whoever sets it through moji_weight_set_prepared, freed with the weights. */
     GHashTable *prepared;
+    gboolean stale; /* `prepared` is of other values: see moji_weights_renew */
 } MojiWeight;
 
 /* MOJI_ERROR_FILE with the path and what is wrong with it. Owned by the caller. */
@@ -47,12 +48,16 @@ GHashTable *moji_weights_unusable(MojiWeights *w);
 
 /* Until moji_weights_restore, `name`, which must be there, finds these values instead of the
  * file's: as many, in the same shape, of `type`. Takes data, which came from malloc or its like.
- * What backends made of the file's values is let go, so tapes prepared with it must be gone. */
+ * What backends made of the values before is let go, so tapes prepared with it must be gone, unless
+ * they can renew it: then it stays, and moji_weights_renew must come before tapes run again. */
 void moji_weights_override(MojiWeights *w, const char *name, MojiType type, void *data);
 /* The tensor as it is in the file, overridden or not; NULL if there is none. Owned by w. */
 MojiWeight *moji_weights_pristine(MojiWeights *w, const char *name);
-/* Back to the file's values, all of them; tapes prepared with others must be gone. */
+/* Back to the file's values, all of them; the same holds for what was made of the others. */
 void moji_weights_restore(MojiWeights *w);
+/* Lets backends make anew, where it is, what they made of values that have changed since. FALSE
+ * with their error set: then let go of all of it. */
+gboolean moji_weights_renew(MojiWeights *w, GError **error);
 
 /* ---- sets made of others ---- */
 
@@ -80,6 +85,11 @@ gpointer moji_weight_prepared(MojiWeight *t, const char *key);
 void moji_weights_release(MojiWeights *w);
 void moji_weight_set_prepared(MojiWeight *t, const char *key, gpointer value,
                               GDestroyNotify release);
+/* Makes `value` anew from t's present values, so that whoever holds it sees them. */
+typedef gboolean (*MojiWeightRenewFn)(gpointer value, const MojiWeight *t, GError **error);
+/* The same for what can be renewed. */
+void moji_weight_set_renewable(MojiWeight *t, const char *key, gpointer value,
+                               GDestroyNotify release, MojiWeightRenewFn renew);
 
 /* Elements from, from + 1, ... of a tensor of f32, f16 or bf16, whatever its alignment -> out
  * [count]. */

@@ -380,13 +380,45 @@ static void test_override(void)
     MOJI_CHECK(other->data == data && other->type == MOJI_BF16 && other->bytes == 4 &&
                    other->rank == 2 && other->dim[0] == 2 && !other->prepared,
                "not what was put there");
-    MOJI_CHECK(moji_weights_pristine(w, "a") == a && !a->prepared,
-               "the file's is not as it was");
+    MOJI_CHECK(moji_weights_pristine(w, "a") == a && !a->prepared, "the file's is not as it was");
     moji_weights_override(w, "a", MOJI_F32, g_new0(float, 2)); /* takes the other's place */
     MOJI_CHECK(moji_weights_find(w, "a")->type == MOJI_F32, "not replaced");
     moji_weights_restore(w);
     MOJI_CHECK(moji_weights_find(w, "a") == a, "not restored");
     moji_weights_override(w, "a", MOJI_F32, g_new0(float, 2)); /* freed with the file */
+    moji_weights_free(w);
+}
+
+static gboolean renew(gpointer value, const MojiWeight *t, GError **error)
+{
+    (void)error;
+    moji_weight_numbers(t, 0, 1, value);
+    return TRUE;
+}
+
+/* What can be renewed stays with the tensor through all its values. */
+static void test_renew(void)
+{
+    g_autoptr(GBytes) file = make(TWO, -1, 14);
+    MojiWeights *w = moji_weights_parse(file, "good", NULL);
+    float *made = g_new0(float, 1);
+    for (int turn = 1; turn <= 2; turn++) {
+        float *data = g_new0(float, 2);
+        MojiWeight *now = moji_weights_find(w, "a");
+        if (turn == 1)
+            moji_weight_set_renewable(now, "key", made, g_free, renew);
+        moji_weight_set_prepared(now, "other", g_strdup("cannot"), g_free);
+        data[0] = (float)turn;
+        moji_weights_override(w, "a", MOJI_F32, data);
+        MOJI_CHECK(moji_weights_renew(w, NULL) && *made == (float)turn, "%g after %d", *made, turn);
+        now = moji_weights_find(w, "a");
+        MOJI_CHECK(moji_weight_prepared(now, "key") == made, "it was lost at %d", turn);
+        MOJI_CHECK(!moji_weight_prepared(now, "other"), "what cannot be renewed stays at %d", turn);
+    }
+    moji_weights_restore(w);
+    MOJI_CHECK(moji_weights_renew(w, NULL) && *made != 2, "still of what is no longer there");
+    MOJI_CHECK(moji_weight_prepared(moji_weights_find(w, "a"), "key") == made,
+               "it was lost with the others");
     moji_weights_free(w);
 }
 
@@ -398,6 +430,7 @@ int main(void)
     moji_test("weights: a set put together", test_made);
     moji_test("weights: what backends keep", test_prepared);
     moji_test("weights: other values in a tensor's place", test_override);
+    moji_test("weights: what is renewed in place", test_renew);
     moji_test("weights: a file cut anywhere", test_every_length);
     moji_test("weights: header length", test_header_length);
     moji_test("weights: bad JSON", test_bad_json);

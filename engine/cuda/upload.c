@@ -3,6 +3,9 @@
  * Every tape of a model finds the same copy, kept with the MojiWeight. Copies are cut one after
  * another from slabs, since the driver rounds each allocation of its own up to 2 MiB.
  *
+ * A weight whose values change (LoRA) is uploaded again to where it is, so that what knows its
+ * address (tapes, graphs) goes on.
+ *
  * The surprising rule: a slab is given back when the last weight in it is let go, not before. */
 #include "cuda.h"
 
@@ -20,6 +23,8 @@ struct CudaSlab {
 typedef struct {
     CudaSlab *slab;
     void *data;
+    MojiType type;
+    gint64 out, in, taps; /* how fill cuts it into rows */
 } Copy;
 
 static void slab_free(CudaSlab *slab)
@@ -71,29 +76,39 @@ static Copy *copy_new(Cuda *cuda, gsize bytes, const char *what, GError **error)
     CudaSlab *slab = slab_with_room(cuda, bytes, what, error);
     if (!slab)
         return NULL;
-    Copy *copy = g_new(Copy, 1);
-    *copy = (Copy){slab, slab->memory + slab->used};
+    Copy *copy = g_new0(Copy, 1);
+    copy->slab = slab;
+    copy->data = slab->memory + slab->used;
     slab->used += bytes;
     slab->living++;
     return copy;
 }
 
 /* Through the staging memory, as many of `out` rows of `in` values times `taps` at once as fit. */
-static cudaError_t fill(Cuda *cuda, void *to, MojiType type, const MojiWeight *w, gint64 out,
-                        gint64 in, gint64 taps)
+static cudaError_t fill(const Copy *to, const MojiWeight *w)
 {
-    gsize size = moji_type_bytes(w->type), row = in * taps;
+    Cuda *cuda = to->slab->cuda;
+    gsize size = moji_type_bytes(w->type), row = to->in * to->taps;
     gint64 step = MAX(STAGING_BYTES / (row * size), 1);
     cudaError_t e = cudaSuccess;
-    for (gint64 o = 0; o < out && !e; o += step) {
-        gint64 rows = MIN(step, out - o);
+    for (gint64 o = 0; o < to->out && !e; o += step) {
+        gint64 rows = MIN(step, to->out - o);
         e = cudaMemcpyAsync(cuda->staging, (const char *)w->data + o * row * size,
                             rows * row * size, cudaMemcpyHostToDevice, cuda->stream);
         if (!e)
-            e = kernel_weight((char *)to + o * row * moji_type_bytes(type), moji_cuda_type(type),
-                              cuda->staging, moji_cuda_type(w->type), rows, in, taps, cuda->stream);
+            e = kernel_weight((char *)to->data + o * row * moji_type_bytes(to->type),
+                              moji_cuda_type(to->type), cuda->staging, moji_cuda_type(w->type),
+                              rows, to->in, to->taps, cuda->stream);
     }
     return e;
+}
+
+/* On the stream like everything else: after what was put there with the old values. */
+static gboolean renew(gpointer data, const MojiWeight *w, GError **error)
+{
+    Copy *copy = data;
+    cudaSetDevice(copy->slab->cuda->device);
+    return moji_cuda_ok(fill(copy, w), NULL, error);
 }
 
 const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint64 taps,
@@ -117,11 +132,14 @@ const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint
     copy = copy_new(cuda, n * moji_type_bytes(type), weight->name, error);
     if (!copy)
         return NULL;
-    cudaError_t e = fill(cuda, copy->data, type, weight, out, in, taps);
-    if (!moji_cuda_ok(e, NULL, error)) {
+    copy->type = type;
+    copy->out = out;
+    copy->in = in;
+    copy->taps = taps;
+    if (!moji_cuda_ok(fill(copy, weight), NULL, error)) {
         copy_free(copy);
         return NULL;
     }
-    moji_weight_set_prepared(weight, key, copy, copy_free);
+    moji_weight_set_renewable(weight, key, copy, copy_free, renew);
     return copy->data;
 }

@@ -78,6 +78,18 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 void moji_shim_order(unsigned order);
 /* What a launch that returned cudaErrorAssert did wrong. */
 const char *moji_shim_error(void);
+
+/* The device's memory: 1 GiB unless set, less only than what is in use. */
+void moji_shim_memory(size_t bytes);
+/* The n-th cudaMalloc from now on fails, and no other; 0: none does. */
+void moji_shim_fail(int n);
+typedef struct {
+    int allocations;    /* cudaMalloc, since the start */
+    int graphs;         /* made, since the start */
+    int blocks;         /* of memory, not yet freed */
+    size_t bytes, most; /* in them, now and at most since moji_shim_memory */
+} MojiShimCounts;
+MojiShimCounts moji_shim_counts(void);
 #ifdef __cplusplus
 }
 #endif

@@ -10,7 +10,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <setjmp.h>
 #include <ucontext.h>
+#include <unordered_map>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -39,11 +41,20 @@ struct Copy {
     int bytes, group;
 };
 
-struct Fiber {
+/* Where the scheduler or a fiber goes on. swapcontext asks the kernel for the signal mask at each
+ * switch, which is most of what a switch costs, so it is for the start of a fiber only; but the
+ * address sanitizer takes a jump for the end of the stack that it leaves. */
+struct Place {
     ucontext_t context;
+    jmp_buf jump;
+    bool jumps = false;
+};
+
+struct Fiber {
+    Place place;
     std::unique_ptr<char[]> stack;
     void *fake_stack = nullptr;
-    State state;
+    State state = State::ended;
     int site;
     unsigned exchanges;
     int groups; /* of asynchronous copies, committed */
@@ -54,10 +65,10 @@ struct Warp {
     char slot[2][WARP][SHIM_SLOT];
 };
 
-std::vector<Fiber> fibers;
+std::vector<Fiber> fibers(1024); /* as many as a block has threads at most; they never move */
 std::vector<Warp> warps;
 std::vector<int> turn; /* the order of the threads */
-ucontext_t scheduler;
+Place scheduler;
 int present; /* the thread that is running */
 int threads;
 char *shared;
@@ -65,6 +76,11 @@ const std::function<void()> *kernel_now;
 unsigned order_now;
 char message[200];
 bool failed;
+
+std::unordered_map<void *, size_t> blocks; /* of device memory */
+size_t device_bytes = (size_t)1 << 30;
+int fails_in;
+MojiShimCounts counts;
 
 void fail(const char *format, ...)
 {
@@ -78,29 +94,43 @@ void fail(const char *format, ...)
 
 /* ---- fibers ---- */
 
-void to_scheduler(bool ending)
+void change(Place &from, Place &to)
+{
+#if FIBERS_ANNOUNCED
+    swapcontext(&from.context, &to.context);
+#else
+    from.jumps = true;
+    if (_setjmp(from.jump))
+        return;
+    if (to.jumps)
+        _longjmp(to.jump, 1);
+    setcontext(&to.context);
+#endif
+}
+
+void to_scheduler()
 {
     Fiber &f = fibers[present];
 #if FIBERS_ANNOUNCED
-    __sanitizer_start_switch_fiber(ending ? nullptr : &f.fake_stack, scheduler_stack,
-                                   scheduler_bytes);
-#else
-    (void)ending;
+    __sanitizer_start_switch_fiber(&f.fake_stack, scheduler_stack, scheduler_bytes);
 #endif
-    swapcontext(&f.context, &scheduler);
+    change(f.place, scheduler);
 #if FIBERS_ANNOUNCED
     __sanitizer_finish_switch_fiber(f.fake_stack, &scheduler_stack, &scheduler_bytes);
 #endif
 }
 
+/* One thread of each block after the other, as long as there are blocks. */
 void fiber_main()
 {
 #if FIBERS_ANNOUNCED
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_bytes);
 #endif
-    (*kernel_now)();
-    fibers[present].state = State::ended;
-    to_scheduler(true);
+    for (;;) {
+        (*kernel_now)();
+        fibers[present].state = State::ended;
+        to_scheduler();
+    }
 }
 
 void resume(int t)
@@ -112,25 +142,31 @@ void resume(int t)
     void *fake;
     __sanitizer_start_switch_fiber(&fake, f.stack.get(), STACK_BYTES);
 #endif
-    swapcontext(&scheduler, &f.context);
+    change(scheduler, f.place);
 #if FIBERS_ANNOUNCED
     __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
 }
 
+/* A fiber that ended its thread of a block before goes on with this one's; one that is new, or was
+ * left in the middle by a launch that failed, starts. */
 void begin(Fiber &f)
 {
-    if (!f.stack)
-        f.stack.reset(new char[STACK_BYTES]);
+    bool resumes = f.stack && f.state == State::ended;
     f.state = State::ready;
     f.exchanges = 0;
     f.groups = 0;
     f.copies.clear();
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.get();
-    f.context.uc_stack.ss_size = STACK_BYTES;
-    f.context.uc_link = nullptr;
-    makecontext(&f.context, fiber_main, 0);
+    if (resumes)
+        return;
+    if (!f.stack)
+        f.stack.reset(new char[STACK_BYTES]);
+    f.place.jumps = false;
+    getcontext(&f.place.context);
+    f.place.context.uc_stack.ss_sp = f.stack.get();
+    f.place.context.uc_stack.ss_size = STACK_BYTES;
+    f.place.context.uc_link = nullptr;
+    makecontext(&f.place.context, fiber_main, 0);
 }
 
 /* Waits where it stands until the scheduler makes it ready. */
@@ -138,7 +174,7 @@ void wait(State state, int site)
 {
     fibers[present].state = state;
     fibers[present].site = site;
-    to_scheduler(false);
+    to_scheduler();
 }
 
 /* ---- a block ---- */
@@ -211,8 +247,6 @@ cudaError_t run_grid(dim3 grid, dim3 block, size_t shared_bytes,
     blockDim = block;
     kernel_now = &kernel;
     failed = false;
-    if (fibers.size() < (size_t)threads)
-        fibers.resize(threads);
     warps.resize(threads / WARP);
     shuffle_turns();
     for (unsigned z = 0; z < grid.z; z++)
@@ -319,6 +353,23 @@ const char *moji_shim_error(void)
     return message;
 }
 
+void moji_shim_memory(size_t bytes)
+{
+    device_bytes = bytes;
+    counts.most = counts.bytes;
+}
+
+void moji_shim_fail(int n)
+{
+    fails_in = n;
+}
+
+MojiShimCounts moji_shim_counts(void)
+{
+    counts.blocks = (int)blocks.size();
+    return counts;
+}
+
 const char *cudaGetErrorString(cudaError_t error)
 {
     return error == cudaErrorAssert             ? message
@@ -346,7 +397,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
 {
     *prop = cudaDeviceProp();
     std::snprintf(prop->name, sizeof prop->name, "the host shim");
-    prop->totalGlobalMem = (size_t)1 << 30;
+    prop->totalGlobalMem = device_bytes;
     prop->major = 9;
     prop->multiProcessorCount = 4;
     return cudaSetDevice(device);
@@ -365,21 +416,35 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    *free_bytes = *total = (size_t)1 << 30;
+    *free_bytes = device_bytes - std::min(device_bytes, counts.bytes);
+    *total = device_bytes;
     return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void **memory, size_t bytes)
 {
-    *memory = bytes >> 40 ? nullptr : std::malloc(bytes);
-    if (!*memory)
+    bool fails = fails_in > 0 && --fails_in == 0;
+    *memory = nullptr;
+    counts.allocations++;
+    if (fails || bytes > device_bytes - std::min(device_bytes, counts.bytes))
         return cudaErrorMemoryAllocation;
+    *memory = std::malloc(bytes);
     std::memset(*memory, 0xff, bytes);
+    blocks[*memory] = bytes;
+    counts.bytes += bytes;
+    counts.most = std::max(counts.most, counts.bytes);
     return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *memory)
 {
+    if (!memory)
+        return cudaSuccess;
+    auto block = blocks.find(memory);
+    if (block == blocks.end())
+        return cudaErrorInvalidValue;
+    counts.bytes -= block->second;
+    blocks.erase(block);
     std::free(memory);
     return cudaSuccess;
 }
@@ -465,6 +530,7 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t gra
                                           unsigned long long)
 {
     *exec = new CUgraph_st(*graph);
+    counts.graphs++;
     return cudaSuccess;
 }
 

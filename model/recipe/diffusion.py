@@ -8,7 +8,7 @@ Latents come from the inner autoencoder at half size (see vae.py), of every scen
 standardised by channel. The text encoder learns first and alone, as in Stable Diffusion, whose
 CLIP was trained before: to tell from a caption, in either language, what is drawn, on which colour, and how that looks from afar.
 The trainer predicts v at zero terminal SNR (or else flat backgrounds drift to grey) with plain squared error, timesteps leaning
-towards noise at first, where the picture is decided; 10 % of captions are dropped for guidance.
+towards noise, where the picture is decided; 10 % of captions are dropped for guidance.
 """
 import argparse
 from pathlib import Path
@@ -247,9 +247,9 @@ def train(args):
         ids = tokens_of(tokenizer, words).to(device)
         x0 = z[torch.from_numpy(pick).to(device), torch.from_numpy(ground).to(device)].float().contiguous(memory_format=torch.channels_last)
         u = torch.rand(args.batch, device=device)
-        # At first most draws are near pure noise: only there does the caption decide, and it is learned last. Towards the end
-        # they are even, so that small noise is taken away cleanly too.
-        early = torch.rand_like(u) < args.near * (1 - clock.share())
+        # Draws near pure noise: only there does the caption decide, and all there is to a drawing of one step. The others are
+        # for taking small noise away cleanly, in drawings of more.
+        early = torch.rand_like(u) < args.near
         t = torch.where(early, 940 + 60 * u, 1000 * u ** 0.8).long().clamp(max=999)
         a = alphas[t].view(-1, 1, 1, 1)
         noise = torch.randn_like(x0)
@@ -288,7 +288,7 @@ def main():
     ap.add_argument("--minutes", type=float, default=35)
     ap.add_argument("--batch", type=int, default=32)
     ap.add_argument("--lr", type=float, default=1e-3)
-    ap.add_argument("--near", type=float, default=0.8, help="share of the draws near pure noise at the start")
+    ap.add_argument("--near", type=float, default=0.8, help="share of the draws near pure noise")
     ap.add_argument("--shape", default="mini")
     ap.add_argument("--draw", nargs="+", default=["first", "yes", "more"], help="which of the concepts, by their draw column")
     ap.add_argument("--teacher", type=Path, help="text: another work folder whose words are kept")

@@ -17,9 +17,15 @@ from transformers import CLIPTokenizer
 
 import captions
 import diffusion
+import frog
 import vae as autoencoder
-from art import concepts
 from common import BACKGROUNDS, BACKGROUNDS_KO
+from scenes import names, scenes
+
+
+def single(draw, korean):
+    """The main names of single things, and of the frog in its moods."""
+    return [names(s, korean)[0] for s in scenes(draw, captions.DEFAULT_STYLE) if s.thing < 0 and (s.mood < 0 or s.style == frog.STYLE)]
 
 
 def card(version, draw, steps, guidance):
@@ -32,7 +38,7 @@ def card(version, draw, steps, guidance):
         "styles": captions.STYLES, "default_style": captions.DEFAULT_STYLE,
         "backgrounds": {name: {"rgb": colour, "ko": BACKGROUNDS_KO[name]}
                         for name, (colour, weight) in BACKGROUNDS.items() if weight},
-        "draws": {key: [row[key] for row in concepts() if row["draw"] in draw] for key in ("en", "ko")},
+        "draws": {"en": single(draw, False), "ko": single(draw, True)},
     }
 
 
@@ -44,7 +50,7 @@ def main():
     ap.add_argument("--shape", default="mini")
     ap.add_argument("--steps", type=int, default=1)
     ap.add_argument("--guidance", type=float, default=1.0)
-    ap.add_argument("--draw", nargs="+", default=["first"], help="as given to diffusion.py: named in the card")
+    ap.add_argument("--draw", nargs="+", default=["first", "yes", "more"], help="as given to diffusion.py: named in the card")
     args = ap.parse_args()
     torch.manual_seed(0)
 

@@ -1,11 +1,13 @@
 """Stage 7: look at it.
 
     python sheet.py --model DIR --out sheet.png [--names cat dog ...]     drawn by diffusers from the exported folder
+    python sheet.py --model DIR --out sheet.png --prompts compositions.tsv    a row's English prompt and the Korean one
     python sheet.py --work DIR --part inner --out vae.png                 reconstructions of the autoencoder
 
-Without --names: every name in the model's card, in English, then in Korean, the backgrounds in turn.
+Without --names or --prompts: every name in the model's card, in English, then in Korean. The backgrounds take turns.
 """
 import argparse
+import csv
 import json
 from pathlib import Path
 
@@ -35,10 +37,7 @@ def grid(pictures, labels, cell, columns):
 
 
 def reconstructions(args):
-    import captions
-    from art import concepts
     import vae as autoencoder
-    from vae import place
     state = torch.load(args.work / f"vae-{args.part}.pt", weights_only=False)
     vae = autoencoder.build(state["shape"])
     vae.load_state_dict(state["average"])
@@ -65,17 +64,27 @@ def drawings(args):
     pipe.set_progress_bar_config(disable=True)
     card = json.loads((args.model / "moji.json").read_text())
     wanted = []
+    colours = list(card["backgrounds"])
+
+    def english(i, name):
+        c = colours[i % len(colours)]
+        wanted.append((f"{name}, {card['default_style']}, {c} background", f"{name}, {c}"))
+
+    def korean(i, name):
+        word = BACKGROUNDS_KO[colours[i % len(colours)]][0]
+        wanted.append((f"{name}, {card['default_style']}, {word} 배경", f"{name}, {word}"))
+
     if args.names:
         wanted = [(n, n) for n in args.names]
+    elif args.prompts:
+        with open(args.prompts, encoding="utf-8") as f:
+            for i, row in enumerate(csv.DictReader(f, delimiter="\t")):
+                english(i, row["en"]), korean(i, row["ko"])
     else:
-        # every name the card lists, backgrounds in turn: in English, then in Korean
-        colours = list(card["backgrounds"])
         for i, name in enumerate(card["draws"]["en"]):
-            c = colours[i % len(colours)]
-            wanted.append((f"{name}, {card['default_style']}, {c} background", f"{name}, {c}"))
+            english(i, name)
         for i, name in enumerate(card["draws"]["ko"]):
-            word = BACKGROUNDS_KO[colours[(i + 1) % len(colours)]][0]
-            wanted.append((f"{name}, {card['default_style']}, {word} 배경", f"{name}, {word}"))
+            korean(i + 1, name)
     wanted = wanted[:args.count]
     pictures = []
     for k in range(0, len(wanted), 8):
@@ -96,6 +105,7 @@ def main():
     ap.add_argument("--part", choices=["inner", "decoder", "outer"])
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--names", nargs="+")
+    ap.add_argument("--prompts", type=Path)
     ap.add_argument("--count", type=int, default=1000)
     ap.add_argument("--cell", type=int, default=112)
     ap.add_argument("--columns", type=int, default=12)

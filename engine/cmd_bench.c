@@ -346,6 +346,7 @@ static gboolean bench_draw(const Bench *b, GError **error)
     g_autofree double *took = g_new(double, b->o->runs);
     gboolean done = TRUE;
     moji_engine_set_type(engine, moji_type_name(b->type));
+    moji_engine_set_at_once(engine, b->o->batch);
     r->prompt = g_strdup("grinning cat");
     r->model = g_strdup(b->model->folder);
     r->size = b->o->size;

@@ -361,8 +361,9 @@ int moji_command_draw(const MojiDrawCommand *c, int argc, char **argv)
          "auto, f32, bf16 or f16 (auto: what the backend is fastest at)", "T"},
         {"threads", 0, 0, G_OPTION_ARG_INT, &o.threads, "Threads (one a core)", "N"},
         {"memory", 0, 0, G_OPTION_ARG_FILENAME, &o.memory,
-         "How much to use at most, as 3G (what there is): with less than everything needs, one "
-         "network is held at a time, and pictures are decoded in tiles",
+         "How much to use at most, as 3G (what there is): with less than everything needs, fewer "
+         "pictures are drawn at once, one network is held at a time, and pictures are decoded in "
+         "tiles",
          "SIZE"},
         {"dump", 0, 0, G_OPTION_ARG_FILENAME, &o.dump,
          "Write ids, embeddings, noise, latents and pixels as .npy files", "DIR"},

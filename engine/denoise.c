@@ -7,9 +7,23 @@
 #include <math.h>
 #include <string.h>
 
-static gboolean dump_latents(const MojiDrawing *d, const char *name, const float *x, GError **error)
+/* One of the pictures that are drawn at once. */
+typedef struct {
+    int image;            /* which of the drawing's */
+    MojiSampler *sampler; /* its state is of this picture's steps */
+    MojiRandom random;    /* of the picture's seed */
+    float *x;             /* [h,w,c]: its latents; the caller's */
+    float *noise;
+    float *original;    /* latents of the picture that is redrawn, or NULL */
+    float *hidden;      /* the same with its holes in gray, for a model that fills them, or NULL */
+    float *input, *out; /* of one call of the U-Net */
+} Picture;
+
+static gboolean dump_latents(const MojiDrawing *d, const Picture *p, const char *name,
+                             const float *x, GError **error)
 {
-    return moji_drawing_dump(d, name, MOJI_F32, 4, (const gint64[]){1, d->h, d->w, d->c}, x, error);
+    return moji_drawing_dump(d, p->image, name, MOJI_F32, 4, (const gint64[]){1, d->h, d->w, d->c},
+                             x, error);
 }
 
 /* ---- noise ---- */
@@ -20,11 +34,11 @@ typedef struct {
     double amount;     /* 0: the other is not used */
 } Noise;
 
-static Noise noise_new(const MojiDrawing *d)
+static Noise noise_new(const MojiDrawing *d, int image)
 {
     Noise n = {.amount = d->order->amount};
-    moji_order_random(d->order, d->image, &n.random);
-    moji_order_variation(d->order, d->image, &n.other);
+    moji_order_random(d->order, image, &n.random);
+    moji_order_variation(d->order, image, &n.other);
     return n;
 }
 
@@ -80,57 +94,70 @@ static float *draw_latents(const MojiDrawing *d, Noise *n, const float *moments)
 
 /* ---- one call of the U-Net ---- */
 
-/* What the U-Net of a model that fills holes gets: latents, cells, latents of what is not hidden.
- */
-static void interleave(const MojiDrawing *d, const float *x, const float *hidden, float *to)
+/* What the U-Net gets of a picture: its latents or, to fill holes, latents, cells, latents of what
+ * is not hidden. */
+static void put_sample(const MojiDrawing *d, const Picture *p, float *to)
 {
+    if (!p->hidden) {
+        memcpy(to, p->input, d->count * sizeof *to);
+        return;
+    }
     for (gsize at = 0; at < (gsize)d->h * d->w; at++) {
-        memcpy(to, x + at * d->c, d->c * sizeof *x);
+        memcpy(to, p->input + at * d->c, d->c * sizeof *to);
         to[d->c] = d->cells[at];
-        memcpy(to + d->c + 1, hidden + at * d->c, d->c * sizeof *x);
+        memcpy(to + d->c + 1, p->hidden + at * d->c, d->c * sizeof *to);
         to += 2 * d->c + 1;
     }
 }
 
-/* The U-Net's word on x [h,w,c]: unconditional and prompted in one batch, put together in `out`. */
-static gboolean predict(MojiDrawing *d, float timestep, const float *x, const float *hidden,
-                        float *out, GError **error)
+/* Guidance: from what is said without the prompt to what is said with it, and beyond. */
+static void put_together(const MojiDrawing *d, const float *without, const float *with, float *out)
+{
+    const float guidance = d->order->guidance;
+    if (!with)
+        memcpy(out, without, d->count * sizeof *out);
+    for (gsize i = 0; with && i < d->count; i++)
+        out[i] = without[i] + guidance * (with[i] - without[i]);
+}
+
+/* The U-Net's word on every picture's input: all of them without the prompt, then all with it. In
+ * the place of a picture that is not there, as the last of some may be, the first is drawn again.
+ */
+static gboolean predict(MojiDrawing *d, Picture *p, int n, float timestep, GError **error)
 {
     MojiStage *s = d->e->unet;
-    const float times[2] = {timestep, timestep};
-    gsize one = moji_tensor_count(s->in[0]) / d->batch;
-    g_autofree float *both = g_new(float, d->batch *one);
-    if (hidden)
-        interleave(d, x, hidden, both);
-    else
-        memcpy(both, x, one * sizeof *x);
-    for (int b = 1; b < d->batch; b++)
-        memcpy(both + b * one, both, one * sizeof *x);
-    moji_tape_write(s->tape, s->in[0], both);
+    int samples = d->prompts * d->pictures;
+    gsize one = moji_tensor_count(s->in[0]) / samples;
+    g_autofree float *all = g_new(float, samples *one), *times = g_new(float, samples);
+    for (int i = 0; i < samples; i++) {
+        int k = i % d->pictures;
+        put_sample(d, &p[k < n ? k : 0], all + i * one);
+        times[i] = timestep;
+    }
+    moji_tape_write(s->tape, s->in[0], all);
     moji_tape_write(s->tape, s->in[1], times);
     moji_tape_write(s->tape, s->in[2], d->context);
     if (!moji_tape_run(s->tape, d->cancel, error))
         return FALSE;
-    moji_tape_read(s->tape, s->out, both);
-    if (!moji_drawing_finite(d, both, d->batch * d->count, "unet", error))
+    moji_tape_read(s->tape, s->out, all);
+    if (!moji_drawing_finite(d, all, samples * d->count, "unet", error))
         return FALSE;
-    const float guidance = d->order->guidance, *without = both, *with = both + d->count;
-    for (gsize i = 0; i < d->count; i++)
-        out[i] = d->batch == 2 ? without[i] + guidance * (with[i] - without[i]) : both[i];
+    const float *with = d->prompts == 2 ? all + d->pictures * d->count : NULL;
+    for (int k = 0; k < n; k++)
+        put_together(d, all + k * d->count, with ? with + k * d->count : NULL, p[k].out);
     return TRUE;
 }
 
 /* ---- all of them ---- */
 
 /* The picture's own latents, as noisy as call `call` expects, where nothing is to be redrawn. */
-static void put_back(const MojiDrawing *d, const MojiSampler *sampler, int call,
-                     const float *original, const float *noise, float *x)
+static void put_back(const MojiDrawing *d, Picture *p, int call)
 {
-    g_autofree float *old = g_memdup2(original, d->count * sizeof *original);
-    moji_sampler_add_noise(sampler, call, noise, old, d->count);
+    g_autofree float *old = g_memdup2(p->original, d->count * sizeof *p->original);
+    moji_sampler_add_noise(p->sampler, call, p->noise, old, d->count);
     for (gsize i = 0; i < d->count; i++) {
         float cell = d->cells[i / d->c];
-        x[i] = (1 - cell) * old[i] + cell * x[i];
+        p->x[i] = (1 - cell) * old[i] + cell * p->x[i];
     }
 }
 
@@ -143,58 +170,90 @@ static void tell_step(const MojiDrawing *d, const MojiSampler *sampler, int done
     moji_drawing_tell(d, p);
 }
 
-/* Calls `first` and on, from x: the noise, or the picture under noise. */
-static gboolean take_steps(MojiDrawing *d, MojiSampler *sampler, int first, const float *original,
-                           const float *noise, const float *hidden, float *x, MojiRandom *random,
-                           GError **error)
+/* From what the U-Net said to the next latents. */
+static gboolean take_step(MojiDrawing *d, Picture *p, int call, GError **error)
 {
-    g_autofree float *input = g_new(float, d->count), *out = g_new(float, d->count);
-    int calls = moji_sampler_calls(sampler);
+    g_autofree char *name = g_strdup_printf("latents_%02d", call + 1);
+    moji_sampler_step(p->sampler, call, p->out, p->x, d->count, d->c, &p->random);
+    if (d->cells && p->original && !p->hidden)
+        put_back(d, p, call + 1);
+    return dump_latents(d, p, name, p->x, error);
+}
+
+/* Calls `first` and on, from x: the noise, or the picture under noise. */
+static gboolean take_steps(MojiDrawing *d, Picture *p, int n, int first, GError **error)
+{
+    const MojiSampler *s = p->sampler; /* the first picture's; all take the same steps */
+    int calls = moji_sampler_calls(s);
     for (int i = first; i < calls; i++) {
         double start = moji_drawing_now();
-        moji_sampler_input(sampler, i, x, input, d->count);
-        if (!predict(d, moji_sampler_timestep(sampler, i), input, hidden, out, error))
+        for (int k = 0; k < n; k++)
+            moji_sampler_input(p[k].sampler, i, p[k].x, p[k].input, d->count);
+        if (!predict(d, p, n, moji_sampler_timestep(s, i), error))
             return FALSE;
         d->e->times.unet += moji_drawing_now() - start;
         d->e->times.unet_calls++;
-        moji_sampler_step(sampler, i, out, x, d->count, d->c, random);
-        if (d->cells && original && !hidden)
-            put_back(d, sampler, i + 1, original, noise, x);
-        g_autofree char *name = g_strdup_printf("latents_%02d", i + 1);
-        if (!dump_latents(d, name, x, error))
-            return FALSE;
-        tell_step(d, sampler, i + 1 - first, calls - first);
+        for (int k = 0; k < n; k++)
+            if (!take_step(d, &p[k], i, error))
+                return FALSE;
+        tell_step(d, s, i + 1 - first, calls - first);
     }
-    return moji_drawing_finite(d, x, d->count, "unet", error);
+    for (int k = 0; k < n; k++)
+        if (!moji_drawing_finite(d, p[k].x, d->count, "unet", error))
+            return FALSE;
+    return TRUE;
 }
 
-static gboolean sample(MojiDrawing *d, MojiSampler *sampler, float *x, GError **error)
+/* Draws what a picture needs from its generator, in order, and sets it at its first call. */
+static gboolean picture_start(MojiDrawing *d, Picture *p, int *first, GError **error)
 {
-    Noise n = noise_new(d);
-    g_autofree float *original = NULL, *hidden = NULL, *noise = g_new(float, d->count);
+    Noise n = noise_new(d, p->image);
     gboolean anew = !d->edit || (d->cells && d->order->strength >= 1); /* from noise alone */
     if (d->moments && !(d->hidden && anew))
-        original = draw_latents(d, &n, d->moments);
-    draw_noise(d, &n, noise);
+        p->original = draw_latents(d, &n, d->moments);
+    draw_noise(d, &n, p->noise);
     if (d->hidden)
-        hidden = draw_latents(d, &n, d->hidden);
+        p->hidden = draw_latents(d, &n, d->hidden);
     else if (d->cells && !d->e->model->vae.tiny)
-        draw_noise(d, &n, x);
-    if (!dump_latents(d, "noise", noise, error))
+        draw_noise(d, &n, p->x);
+    p->random = n.random;
+    if (!dump_latents(d, p, "noise", p->noise, error))
         return FALSE;
-    memcpy(x, anew ? noise : original, d->count * sizeof *x);
-    int first = anew ? 0 : moji_sampler_first_call(sampler, d->order->strength);
+    memcpy(p->x, anew ? p->noise : p->original, d->count * sizeof *p->x);
+    *first = anew ? 0 : moji_sampler_first_call(p->sampler, d->order->strength);
     if (anew)
-        moji_sampler_start(sampler, x, d->count);
+        moji_sampler_start(p->sampler, p->x, d->count);
     else
-        moji_sampler_start_at(sampler, first, noise, x, d->count);
-    return take_steps(d, sampler, first, original, noise, hidden, x, &n.random, error);
+        moji_sampler_start_at(p->sampler, *first, p->noise, p->x, d->count);
+    return TRUE;
 }
 
-gboolean moji_drawing_denoise(MojiDrawing *d, float *x, GError **error)
+static void picture_clear(Picture *p)
 {
-    MojiSampler *sampler = moji_order_sampler(d->order, d->e->model);
-    gboolean ok = moji_drawing_ready(d, &d->e->unet, error) && sample(d, sampler, x, error);
-    moji_sampler_free(sampler);
+    moji_sampler_free(p->sampler);
+    g_free(p->noise);
+    g_free(p->original);
+    g_free(p->hidden);
+    g_free(p->input);
+    g_free(p->out);
+}
+
+gboolean moji_drawing_denoise(MojiDrawing *d, int n, float *x, GError **error)
+{
+    g_autofree Picture *p = g_new0(Picture, n);
+    gboolean ok = TRUE;
+    int first = 0;
+    for (int k = 0; k < n; k++)
+        p[k] = (Picture){.image = d->image + k,
+                         .sampler = moji_order_sampler(d->order, d->e->model),
+                         .x = x + k * d->count,
+                         .noise = g_new(float, d->count),
+                         .input = g_new(float, d->count),
+                         .out = g_new(float, d->count)};
+    for (int k = 0; ok && k < n; k++)
+        ok = picture_start(d, &p[k], &first, error);
+    ok = ok && take_steps(d, p, n, first, error);
+    for (int k = 0; k < n; k++)
+        picture_clear(&p[k]);
     return ok;
 }

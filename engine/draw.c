@@ -79,6 +79,11 @@ void moji_engine_set_memory(MojiEngine *e, guint64 bytes)
     e->memory = bytes;
 }
 
+void moji_engine_set_at_once(MojiEngine *e, int pictures)
+{
+    e->at_once = pictures;
+}
+
 const MojiTimes *moji_engine_times(MojiEngine *e)
 {
     return &e->times;
@@ -107,12 +112,12 @@ gboolean moji_drawing_cancelled(const MojiDrawing *d, GError **error)
     return TRUE;
 }
 
-gboolean moji_drawing_dump(const MojiDrawing *d, const char *name, MojiType type, int rank,
-                           const gint64 *dim, const void *data, GError **error)
+gboolean moji_drawing_dump(const MojiDrawing *d, int image, const char *name, MojiType type,
+                           int rank, const gint64 *dim, const void *data, GError **error)
 {
     if (!d->e->dump)
         return TRUE;
-    g_autofree char *number = d->image ? g_strdup_printf("%d", d->image + 1) : g_strdup("");
+    g_autofree char *number = image ? g_strdup_printf("%d", image + 1) : g_strdup("");
     g_autofree char *folder = g_build_filename(d->e->dump, number, NULL);
     return moji_npy_write(folder, name, type, rank, dim, data, error);
 }
@@ -164,17 +169,28 @@ static gboolean finish(MojiDrawing *d, MojiImage *image, GError **error)
     return TRUE;
 }
 
-static gboolean draw_one(MojiDrawing *d, GPtrArray *images, GError **error)
+/* From latents x [h,w,c]. */
+static gboolean draw_one(MojiDrawing *d, const float *x, GPtrArray *images, GError **error)
 {
-    g_autofree float *x = g_new(float, d->count);
-    if (!moji_drawing_denoise(d, x, error) || moji_drawing_cancelled(d, error))
-        return FALSE;
     moji_drawing_tell(d, (MojiProgress){.phase = MOJI_PHASE_DECODING});
     MojiImage *image = moji_drawing_decode(d, x, error);
     if (!image)
         return FALSE;
     g_ptr_array_add(images, image);
     return !moji_drawing_cancelled(d, error) && finish(d, image, error);
+}
+
+/* As many of the pictures from d->image on as are drawn at once. */
+static gboolean draw_some(MojiDrawing *d, GPtrArray *images, GError **error)
+{
+    if (!moji_drawing_ready(d, &d->e->unet, error))
+        return FALSE;
+    int n = MIN(d->pictures, d->order->count - d->image);
+    g_autofree float *x = g_new(float, n * d->count);
+    gboolean ok = moji_drawing_denoise(d, n, x, error) && !moji_drawing_cancelled(d, error);
+    for (int i = 0; ok && i < n; i++, d->image++)
+        ok = draw_one(d, x + i * d->count, images, error);
+    return ok;
 }
 
 /* Everything that is held from the start, so that a lack of it is told at the start. */
@@ -201,8 +217,8 @@ static gboolean draw_all(MojiDrawing *d, MojiType type, GPtrArray *images, GErro
     d->e->times.text += moji_drawing_now() - start;
     if (!moji_drawing_encode(d, error))
         return FALSE;
-    for (d->image = 0; d->image < d->order->count; d->image++)
-        if (!draw_one(d, images, error))
+    while (d->image < d->order->count)
+        if (!draw_some(d, images, error))
             return FALSE;
     return TRUE;
 }
@@ -231,7 +247,7 @@ static gboolean draw_order(MojiDrawing *d, GPtrArray *images, GError **error)
     d->w = d->width / moji_vae_factor(&m->vae);
     d->c = m->vae.latent_channels;
     d->count = (gsize)d->h * d->w * d->c;
-    d->batch = d->order->guidance > 1 ? 2 : 1;
+    d->prompts = d->order->guidance > 1 ? 2 : 1;
     GError *first = NULL;
     gsize settled = d->order->warnings->len;
     MojiType type = wanted_type(d->e);

@@ -25,7 +25,8 @@ void moji_engine_free(MojiEngine *e); /* NULL is fine */
 const char *moji_engine_describe(MojiEngine *e);
 /* Why "auto" took no faster backend, a line for people; NULL if there is nothing to say. */
 const char *moji_engine_note(MojiEngine *e);
-/* "f32", "bf16", "f16" or NULL for the backend's preferred type; takes effect with the next drawing. */
+/* "f32", "bf16", "f16" or NULL for the backend's preferred type; takes effect with the next
+ * drawing. */
 void moji_engine_set_type(MojiEngine *e, const char *type);
 /* NULL, or a folder where every arrow of the next drawings is written as .npy, channels last:
  * ids i32 [B,n] and embeddings f32 [B,n,C], the negative prompt's first, n of all chunks
@@ -36,9 +37,12 @@ void moji_engine_set_dump(MojiEngine *e, const char *folder);
 /* TRUE: progress carries previews, at the price of a little time. FALSE at first. */
 void moji_engine_set_previews(MojiEngine *e, gboolean previews);
 /* Bytes that drawings may take, of which models and their networks are most; 0, as at first: what
- * the machine has left. With less than all networks need they are held one at a time, and the
- * decoder draws in tiles. */
+ * the machine has left. With less than all networks need fewer pictures are drawn at once, networks
+ * are held one at a time, and the decoder draws in tiles. */
 void moji_engine_set_memory(MojiEngine *e, guint64 bytes);
+/* Pictures of one request that are drawn at once at most, memory allowing: each is the one that its
+ * seed gives alone. 0, as at first: as many as make it faster on this backend. */
+void moji_engine_set_at_once(MojiEngine *e, int pictures);
 void moji_engine_unload(MojiEngine *e); /* drop the model, keep the engine */
 
 typedef enum {
@@ -53,8 +57,8 @@ const char *moji_phase_name(MojiPhase phase); /* "loading", "text", "step", ... 
 typedef struct {
     MojiPhase phase;
     int step, steps;   /* across one picture; steps are calls of the U-Net */
-    int image, images; /* which of `count`, from 0 */
-    /* A small RGB picture of the present estimate, or NULL; valid during the call only. */
+    int image, images; /* which of `count`, from 0; of those drawn at once, the first */
+    /* A small RGB picture of its present estimate, or NULL; valid during the call only. */
     const guint8 *preview;
     int preview_width, preview_height;
 } MojiProgress;

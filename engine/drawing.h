@@ -22,16 +22,18 @@ struct MojiEngine {
     char *dump;      /* or NULL */
     gboolean previews;
     guint64 memory; /* bytes that may be used; 0: what the machine has */
+    int at_once;    /* pictures, at most; 0: as many as pay on the backend */
 
-    MojiModel *model;                  /* or NULL */
-    char *stamp;                       /* the loaded model's folder and file times */
-    char *weights;                     /* moji_weights_identity */
-    char *merged;                      /* which LoRAs, at which weights and type, or NULL */
-    GArray *applied;                   /* guint of each: tensors of theirs that were merged */
-    MojiStage *text, *unet, *vae;      /* prepared last, or NULL; they borrow the model's weights */
-    int stage_h, stage_w, stage_batch; /* what they were made for */
-    int stage_skip, stage_chunks;      /* likewise: the text stage, the U-Net's */
-    gboolean stage_words;              /* the text stage takes words, not ids */
+    MojiModel *model;             /* or NULL */
+    char *stamp;                  /* the loaded model's folder and file times */
+    char *weights;                /* moji_weights_identity */
+    char *merged;                 /* which LoRAs, at which weights and type, or NULL */
+    GArray *applied;              /* guint of each: tensors of theirs that were merged */
+    MojiStage *text, *unet, *vae; /* prepared last, or NULL; they borrow the model's weights */
+    int stage_h, stage_w, stage_prompts; /* what they were made for */
+    int stage_skip, stage_chunks;        /* likewise: the text stage, the U-Net's */
+    int stage_wanted, stage_pictures;    /* the U-Net's: that memory allowing, and as it is */
+    gboolean stage_words;                /* the text stage takes words, not ids */
     MojiType type;
     MojiSketch *sketch; /* or NULL */
     MojiTimes times;
@@ -44,12 +46,13 @@ typedef struct {
     MojiProgressFn progress;
     gpointer user_data;
     GCancellable *cancel;
-    int image;         /* which picture */
-    int batch;         /* 2: with guidance */
+    int image;         /* which picture; of several at once, the first */
+    int pictures;      /* drawn at once */
+    int prompts;       /* 2: with guidance */
     int h, w, c;       /* latents */
     gsize count;       /* h w c */
     int height, width; /* pixels, as they are decoded */
-    float *context;    /* [batch,n,C], n of all chunks */
+    float *context;    /* [prompts,n,C], n of all chunks */
 
     gboolean one_at_a_time; /* stages are dropped as soon as they are not needed */
     int tile_h, tile_w;     /* latents that are decoded or encoded at once */
@@ -67,9 +70,9 @@ typedef struct {
 double moji_drawing_now(void); /* seconds */
 void moji_drawing_tell(const MojiDrawing *d, MojiProgress p);
 gboolean moji_drawing_cancelled(const MojiDrawing *d, GError **error); /* TRUE: error is set */
-/* Writes NAME.npy if the engine dumps. */
-gboolean moji_drawing_dump(const MojiDrawing *d, const char *name, MojiType type, int rank,
-                           const gint64 *dim, const void *data, GError **error);
+/* Writes picture `image`'s NAME.npy if the engine dumps. */
+gboolean moji_drawing_dump(const MojiDrawing *d, int image, const char *name, MojiType type,
+                           int rank, const gint64 *dim, const void *data, GError **error);
 /* The type of numbers may overflow with a model made for another: no picture comes of that. where:
  * the network, for the error. */
 gboolean moji_drawing_finite(MojiDrawing *d, const float *x, gsize count, const char *where,
@@ -82,16 +85,21 @@ gboolean moji_drawing_finite(MojiDrawing *d, const float *x, gsize count, const 
 gboolean moji_drawing_load(MojiEngine *e, const MojiRequest *r, GError **error);
 /* Lets go of the stages of other drawings, of another size, batch or type, and plans this one's. */
 gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error);
-/* Makes *s ready to run: &e->text, &e->unet or &e->vae, made if they are not there, or a stage of
- * the caller's. The others make room if they must. */
+/* Makes *s ready to run, and makes it if it is NULL: &e->text, &e->unet, &e->vae, or an encoder of
+ * the caller's. The others make room if they must; if there still is not enough, fewer pictures are
+ * drawn at once and tiles become smaller, so read those afterwards. */
 gboolean moji_drawing_ready(MojiDrawing *d, MojiStage **s, GError **error);
 void moji_drawing_drop_stages(MojiEngine *e);
 void moji_drawing_forget_loras(MojiEngine *e); /* with the model that they were merged into */
 
 /* ---- memory.c ---- */
 
-/* Sets one_at_a_time and the tiles; MOJI_ERROR_MEMORY if nothing fits. */
+/* How many pictures to draw at once if memory is no matter: as even parts of all as can be. */
+int moji_drawing_wanted(const MojiDrawing *d);
+/* Sets pictures, one_at_a_time and the tiles; MOJI_ERROR_MEMORY if nothing fits. */
 gboolean moji_drawing_plan(MojiDrawing *d, GError **error);
+/* FALSE if the tiles are as small as they get. */
+gboolean moji_drawing_smaller_tiles(MojiDrawing *d);
 
 /* ---- embed.c ---- */
 
@@ -100,8 +108,9 @@ gboolean moji_drawing_embed(MojiDrawing *d, GError **error);
 
 /* ---- denoise.c ---- */
 
-/* The picture's noise, on top of what it redraws, then every step: x [h,w,c] */
-gboolean moji_drawing_denoise(MojiDrawing *d, float *x, GError **error);
+/* n pictures from d->image on, at most d->pictures: their noise, on top of what they redraw, then
+ * every step: x [n,h,w,c]. The U-Net must be ready. */
+gboolean moji_drawing_denoise(MojiDrawing *d, int n, float *x, GError **error);
 
 /* ---- pixels.c ---- */
 

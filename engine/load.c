@@ -109,24 +109,28 @@ static gboolean merge_loras(MojiDrawing *d, MojiType type, GError **error)
 static MojiStage *stage_new(const MojiDrawing *d, MojiStage *const *s)
 {
     const MojiEngine *e = d->e;
-    return s == &e->text
-               ? moji_stage_text(e->model, e->type, d->batch, d->order->clip_skip, e->stage_words)
-           : s == &e->unet
-               ? moji_stage_unet_long(e->model, e->type, d->batch, d->h, d->w, e->stage_chunks)
-               : moji_stage_vae(e->model, e->type, 1, d->tile_h, d->tile_w);
+    const MojiModel *m = e->model;
+    if (s == &e->text)
+        return moji_stage_text(m, e->type, d->prompts, d->order->clip_skip, e->stage_words);
+    if (s == &e->unet)
+        return moji_stage_unet_batch(m, e->type, d->prompts, e->stage_chunks, d->pictures, d->h,
+                                     d->w);
+    return s == &e->vae ? moji_stage_vae(m, e->type, 1, d->tile_h, d->tile_w)
+                        : moji_stage_encode(m, e->type, 1, d->tile_h, d->tile_w);
 }
 
 gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error)
 {
     MojiEngine *e = d->e;
-    if (e->type != type || e->stage_h != d->h || e->stage_w != d->w || e->stage_batch != d->batch)
+    if (e->type != type || e->stage_h != d->h || e->stage_w != d->w ||
+        e->stage_prompts != d->prompts)
         moji_drawing_drop_stages(e);
     const MojiChunks *prompt = d->order->chunks[1];
-    gboolean words = prompt->learnt || (d->batch == 2 && d->order->chunks[0]->learnt);
-    int chunks = prompt->count;
+    gboolean words = prompt->learnt || (d->prompts == 2 && d->order->chunks[0]->learnt);
+    int chunks = prompt->count, wanted = moji_drawing_wanted(d);
     if (e->stage_skip != d->order->clip_skip || e->stage_words != words)
         g_clear_pointer(&e->text, moji_stage_free);
-    if (e->stage_chunks != chunks)
+    if (e->stage_chunks != chunks || e->stage_wanted != wanted)
         g_clear_pointer(&e->unet, moji_stage_free);
     e->stage_skip = d->order->clip_skip;
     e->stage_words = words;
@@ -136,10 +140,13 @@ gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error)
     e->type = type;
     e->stage_h = d->h;
     e->stage_w = d->w;
-    e->stage_batch = d->batch;
+    e->stage_prompts = d->prompts;
+    e->stage_wanted = wanted;
+    d->pictures = e->unet ? e->stage_pictures : wanted;
     /* Not prepared yet, but there: the plan sees what their weights hold already. */
     e->text = e->text ? e->text : stage_new(d, &e->text);
     e->unet = e->unet ? e->unet : stage_new(d, &e->unet);
+    e->stage_pictures = d->pictures;
     return moji_drawing_plan(d, error);
 }
 
@@ -152,17 +159,49 @@ static void make_room(MojiStage **s, MojiWeights *weights, const MojiStage *kept
     moji_weights_release(weights);
 }
 
-gboolean moji_drawing_ready(MojiDrawing *d, MojiStage **s, GError **error)
+/* Memory ran out where the plan saw enough of it. FALSE: there is nothing left to do without. */
+static gboolean take_less(MojiDrawing *d, MojiStage **s)
 {
     MojiEngine *e = d->e;
-    double start = moji_drawing_now();
+    gboolean network = s == &e->text || s == &e->unet;
+    if (s == &e->unet && d->pictures > 1) {
+        d->pictures = (d->pictures + 1) / 2;
+    } else if (!d->one_at_a_time) {
+        d->one_at_a_time = TRUE;
+    } else {
+        if (network || !moji_drawing_smaller_tiles(d))
+            return FALSE;
+        g_clear_pointer(&e->vae, moji_stage_free);
+    }
+    g_clear_pointer(s, moji_stage_free);
+    return TRUE;
+}
+
+static gboolean prepare(MojiDrawing *d, MojiStage **s, GError **error)
+{
+    MojiEngine *e = d->e;
     *s = *s ? *s : stage_new(d, s);
+    if (s == &e->unet)
+        e->stage_pictures = d->pictures;
     if (d->one_at_a_time) {
         make_room(&e->text, e->model->clip_weights, *s);
         make_room(&e->unet, e->model->unet_weights, *s);
         make_room(&e->vae, e->model->vae_weights, *s);
     }
-    gboolean ready = moji_stage_prepare(*s, e->backend, error);
-    e->times.load += moji_drawing_now() - start;
+    return moji_stage_prepare(*s, e->backend, error);
+}
+
+gboolean moji_drawing_ready(MojiDrawing *d, MojiStage **s, GError **error)
+{
+    GError *why = NULL;
+    double start = moji_drawing_now();
+    gboolean ready = prepare(d, s, &why);
+    while (!ready && g_error_matches(why, MOJI_ERROR, MOJI_ERROR_MEMORY) && take_less(d, s)) {
+        g_clear_error(&why);
+        ready = prepare(d, s, &why);
+    }
+    if (!ready)
+        g_propagate_error(error, why);
+    d->e->times.load += moji_drawing_now() - start;
     return ready && !moji_drawing_cancelled(d, error);
 }

@@ -123,7 +123,7 @@ gboolean moji_drawing_sketch(MojiDrawing *d, GError **error)
     g_autofree float *rgb = g_new(float, values);
     MojiRandom random;
     moji_random_seed(&random, 1);
-    gboolean ok = moji_drawing_ready(d, &s, error);
+    gboolean ok = moji_stage_prepare(s, e->backend, error);
     for (int round = 0; ok && round < ROUNDS; round++) {
         moji_random_normal(&random, latents, count);
         moji_vae_unscale(vae, latents, scaled, count);
@@ -183,7 +183,7 @@ gboolean moji_drawing_encode(MojiDrawing *d, GError **error)
     }
     if (!fills && !d->edit)
         return TRUE;
-    MojiStage *s = moji_stage_encode(m, d->e->type, 1, d->tile_h, d->tile_w);
+    MojiStage *s = NULL;
     gboolean ok = moji_drawing_ready(d, &s, error);
     double start = moji_drawing_now();
     gsize rgb = (gsize)d->height * d->width * 3 * sizeof(float);
@@ -229,8 +229,8 @@ MojiImage *moji_drawing_decode(MojiDrawing *d, const float *x, GError **error)
     moji_vae_spread(vae, rgb, values);
     e->times.vae += moji_drawing_now() - start;
     if (!moji_drawing_finite(d, rgb, values, "vae", error) ||
-        !moji_drawing_dump(d, "decoded", MOJI_F32, 4, (const gint64[]){1, d->height, d->width, 3},
-                           rgb, error))
+        !moji_drawing_dump(d, d->image, "decoded", MOJI_F32, 4,
+                           (const gint64[]){1, d->height, d->width, 3}, rgb, error))
         return NULL;
     if (e->sketch)
         moji_sketch_learn(e->sketch, x, rgb, d->h, d->w, f);

@@ -42,17 +42,18 @@ MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int cli
 
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w)
 {
-    return moji_stage_unet_long(m, type, batch, h, w, 1);
+    return moji_stage_unet_batch(m, type, batch, 1, 1, h, w);
 }
 
-MojiStage *moji_stage_unet_long(const MojiModel *m, MojiType type, int batch, int h, int w,
-                                int chunks)
+MojiStage *moji_stage_unet_batch(const MojiModel *m, MojiType type, int prompts, int chunks,
+                                 int pictures, int h, int w)
 {
     MojiStage *s = stage_new("unet", type, m->unet_weights);
+    gint64 batch = prompts * pictures;
     const gint64 sample[] = {batch, h, w, m->unet.in_channels};
-    const gint64 context[] = {batch, chunks * moji_stage_tokens(m), m->unet.cross_attention_dim};
+    const gint64 context[] = {prompts, chunks * moji_stage_tokens(m), m->unet.cross_attention_dim};
     s->in[0] = moji_input(s->tape, "sample", MOJI_F32, 4, sample);
-    s->in[1] = moji_input(s->tape, "timestep", MOJI_F32, 1, (const gint64[]){batch});
+    s->in[1] = moji_input(s->tape, "timestep", MOJI_F32, 1, &batch);
     s->in[2] = moji_input(s->tape, "context", MOJI_F32, 3, context);
     return stage_end(s, moji_unet(s->tape, &m->unet, s->in[0], s->in[1], s->in[2]));
 }

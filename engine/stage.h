@@ -27,9 +27,10 @@ MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int cli
                            gboolean words);
 /* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c] */
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w);
-/* The same for prompts of several chunks: context [B,chunks*n,C]. */
-MojiStage *moji_stage_unet_long(const MojiModel *m, MojiType type, int batch, int h, int w,
-                                int chunks);
+/* The same for `pictures` samples of each of the prompts, which have so many chunks: latents
+ * [prompts*pictures,h,w,c], timestep [prompts*pictures], context [prompts,chunks*n,C]. */
+MojiStage *moji_stage_unet_batch(const MojiModel *m, MojiType type, int prompts, int chunks,
+                                 int pictures, int h, int w);
 /* latents f32 [B,h,w,c] -> f32 [B,f*h,f*w,3]; vae.h tells what to do before and after, here and in
  * the next. */
 MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, int w);
@@ -45,8 +46,8 @@ gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error);
 guint64 moji_stage_memory(const MojiStage *s);
 /* The same if nothing had been prepared. */
 guint64 moji_stage_memory_all(const MojiStage *s);
-/* Bytes that the backend (or, NULL, the machine and a limit on this process) has left. Systems promise memory freely and
- * end the program when it is touched, so ask beforehand. */
+/* Bytes that the backend (or, NULL, the machine and a limit on this process) has left. Systems
+ * promise memory freely and end the program when it is touched, so ask beforehand. */
 guint64 moji_stage_memory_left(MojiBackend *backend);
 
 int moji_stage_tokens(

@@ -150,7 +150,7 @@ typedef struct {
     MojiTape *tape;
     const MojiUnetConfig *c;
     MojiTensor *time;    /* silu of the time embedding [B,E], shared by all resnets */
-    MojiTensor *context; /* [B,m,cross] */
+    MojiTensor *context; /* [P,m,cross] */
     MojiTensor *skip[MOJI_UNET_MAX_LEVELS * (MAX_LAYERS + 1)];
     int skips;
 } Net;
@@ -192,17 +192,24 @@ static MojiTensor *resnet(Net *n, int i, MojiTensor *x, int out)
     return h;
 }
 
-/* NAME ("attn1"): x [B,n,C], context [B,m,D] -> [B,n,C] */
+/* NAME ("attn1"): x [B,n,C], context [P,m,D] -> [B,n,C]. The samples of one prompt ask the same
+ * keys, so their tokens are queries of one attention: [B,n,C] is [P,B/P*n,C]. */
 static MojiTensor *attention(Net *n, const char *name, MojiTensor *x, MojiTensor *context,
                              int heads)
 {
     int width = x->dim[2];
+    gint64 prompts = context->dim[0];
+    gint64 queries[] = {prompts, x->dim[0] / prompts * x->dim[1], width};
     moji_scope(n->tape, "%s", name);
     MojiTensor *q = moji_linear(n->tape, "to_q", x, width, FALSE);
     MojiTensor *k = moji_linear(n->tape, "to_k", context, width, FALSE);
     MojiTensor *v = moji_linear(n->tape, "to_v", context, width, FALSE);
     float scale = 1 / sqrtf((float)(width / heads));
+    if (prompts != x->dim[0])
+        q = moji_reshape(n->tape, q, 3, queries);
     MojiTensor *h = moji_attention(n->tape, q, k, v, heads, scale, FALSE);
+    if (prompts != x->dim[0])
+        h = moji_reshape(n->tape, h, 3, x->dim);
     h = moji_linear(n->tape, "to_out.0", h, width, TRUE);
     moji_scope_end(n->tape);
     return h;
@@ -302,6 +309,7 @@ MojiTensor *moji_unet(MojiTape *tape, const MojiUnetConfig *c, MojiTensor *sampl
 {
     MojiType compute = moji_tape_compute(tape);
     Net n = {.tape = tape, .c = c};
+    g_assert(sample->dim[0] % context->dim[0] == 0);
     n.time = embed_time(tape, c, timestep);
     n.context = moji_cast(tape, context, compute);
     MojiTensor *x = moji_cast(tape, sample, compute);

@@ -249,6 +249,35 @@ static void test_untouched(void)
     }
 }
 
+/* Pictures redrawn at once are those that their seeds give alone. */
+static void test_at_once(void)
+{
+    enum { COUNT = 3 };
+    char *const models[] = {tiny, fills};
+    g_autoptr(MojiImage) picture = picture_new(61, 47);
+    add_mask(picture, 25, 28, 14, 4);
+    for (gsize m = 0; m < G_N_ELEMENTS(models); m++) {
+        g_autoptr(GError) error = NULL;
+        g_autoptr(MojiRequest) r = request_new(picture);
+        set(&r->model, models[m]);
+        r->count = COUNT;
+        moji_engine_set_at_once(engine, COUNT);
+        GPtrArray *images = moji_engine_draw(engine, r, NULL, NULL, NULL, &error);
+        moji_engine_set_at_once(engine, 0);
+        MOJI_CHECK(images && moji_engine_times(engine)->unet_calls <= r->steps, "%s",
+                   error ? error->message : "not at once");
+        r->count = 1;
+        for (guint i = 0; images && i < images->len; i++, r->seed++) {
+            g_autoptr(MojiImage) alone = draw(r);
+            double differ = alone ? mean_difference(images->pdata[i], alone) : 1;
+            MOJI_CHECK(differ == 0, "model %d: picture %u differs by %g levels from its seed's",
+                       (int)m, i + 1, differ);
+        }
+        if (images)
+            g_ptr_array_unref(images);
+    }
+}
+
 static void test_sizes(void)
 {
     static const int sizes[][2] = {{61, 47}, {1, 1}, {200, 3}, {33, 64}};
@@ -564,6 +593,7 @@ int main(void)
     test_cases();
     moji_test("edit: a tiny autoencoder, both ways", test_taesd);
     moji_test("edit: what the mask does not cover keeps its bits", test_untouched);
+    moji_test("edit: several at once", test_at_once);
     moji_test("edit: any size comes back", test_sizes);
     moji_test("edit: taken out and put back", test_there_and_back);
     moji_test("edit: around a small mask", test_part);

@@ -428,6 +428,7 @@ G_MODULE_EXPORT MojiBackend *moji_backend_cuda(int abi, GError **error)
     Cuda *cuda = g_new0(Cuda, 1);
     cuda->base = (MojiBackend){.name = "cuda",
                                .renews = TRUE,
+                               .pictures = 8,
                                .span = G_MAXINT,
                                .describe = describe,
                                .preferred = preferred,

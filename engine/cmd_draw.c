@@ -215,19 +215,6 @@ static int draw(const Options *o, const MojiRequest *request)
     return code;
 }
 
-/* "3G", "1.5G", "800M" -> bytes; 0 if it is none of the kind. */
-static guint64 read_bytes(const char *text)
-{
-    static const char units[] = "KMGT";
-    char *end;
-    double value = g_ascii_strtod(text, &end);
-    const char *unit = *end ? strchr(units, g_ascii_toupper(*end)) : NULL;
-    if (end == text || !unit || !(value > 0) || value > 1e6 ||
-        (end[1] && g_ascii_strcasecmp(end + 1, "iB") && g_ascii_strcasecmp(end + 1, "B")))
-        return 0;
-    return (guint64)(value * (G_GUINT64_CONSTANT(1024) << (10 * (unit - units))));
-}
-
 /* A number that was given must mean something: 0 stands for "not given" inside the engine only. */
 static gboolean check_given(Options *o)
 {
@@ -251,11 +238,8 @@ static gboolean check_given(Options *o)
         moji_command_misuse("--count and --variations: expected one of them");
         return FALSE;
     }
-    if (o->memory && !(o->memory_bytes = read_bytes(o->memory))) {
-        moji_command_misuse("--memory \"%s\": expected a number and a unit, as 3G or 800M",
-                            o->memory);
+    if (o->memory && !moji_command_bytes("--memory", o->memory, &o->memory_bytes))
         return FALSE;
-    }
     MojiType type;
     if (o->type && strcmp(o->type, "auto") && !moji_type_parse(o->type, &type)) {
         moji_command_misuse("--type \"%s\": expected auto, f32, bf16 or f16", o->type);
@@ -355,7 +339,9 @@ int moji_command_draw(const MojiDrawCommand *c, int argc, char **argv)
          "that moji fetch brought (the bundled one)",
          "MODEL"},
         {"vae", 0, 0, G_OPTION_ARG_FILENAME, &o.vae,
-         "Decode with this VAE, a file or folder (the model's)", "VAE"},
+         "Another VAE: a file, a folder, the name of a model, or none (the model's; where a\n"
+         "picture of the same model is redrawn, that one's)",
+         "VAE"},
         {"backend", 0, 0, G_OPTION_ARG_FILENAME, &o.backend, "auto, cpu or cuda (auto)", "NAME"},
         {"type", 0, 0, G_OPTION_ARG_FILENAME, &o.type,
          "auto, f32, bf16 or f16 (auto: what the backend is fastest at)", "T"},

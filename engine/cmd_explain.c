@@ -7,7 +7,7 @@
 #include <string.h>
 
 typedef struct {
-    char *model, *type;
+    char *model, *vae, *type;
     int size, batch;
 } Options;
 
@@ -18,7 +18,8 @@ static int explain(const Options *o, const char *network)
     if (!folder)
         return moji_command_fail(g_error_new(MOJI_ERROR, MOJI_ERROR_FILE,
                                              "The bundled model is not installed; use --model"));
-    MojiModel *m = moji_model_configs(folder, &error);
+    g_autofree char *vae = moji_folder_find_vae(o->vae);
+    MojiModel *m = moji_model_configs_with_vae(folder, vae, &error);
     if (!m)
         return moji_command_fail(error);
     MojiType type = MOJI_BF16;
@@ -48,6 +49,7 @@ int moji_cmd_explain(int argc, char **argv)
     Options o = {0};
     const GOptionEntry entries[] = {
         {"model", 0, 0, G_OPTION_ARG_FILENAME, &o.model, "Model (the bundled one)", "MODEL"},
+        {"vae", 0, 0, G_OPTION_ARG_FILENAME, &o.vae, "A VAE in place of the model's own", "VAE"},
         {"size", 0, 0, G_OPTION_ARG_INT, &o.size, "Pixels on a side (the model's)", "N"},
         {"batch", 0, 0, G_OPTION_ARG_INT, &o.batch, "Pictures at once (2; vae: 1)", "N"},
         {"type", 0, 0, G_OPTION_ARG_STRING, &o.type, "f32, bf16 or f16 (bf16)", "T"},
@@ -71,6 +73,7 @@ int moji_cmd_explain(int argc, char **argv)
     else
         code = explain(&o, words[0]);
     g_free(o.model);
+    g_free(o.vae);
     g_free(o.type);
     return code;
 }

@@ -60,6 +60,22 @@ int moji_command_misuse(const char *format, ...)
     return MOJI_EXIT_USAGE;
 }
 
+gboolean moji_command_bytes(const char *option, const char *text, guint64 *bytes)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    double value = g_ascii_strtod(text, &end);
+    const char *unit = *end ? strchr(units, g_ascii_toupper(*end)) : NULL;
+    if (end != text && unit && value > 0 && value <= 1e6 &&
+        (!end[1] || !g_ascii_strcasecmp(end + 1, "iB") || !g_ascii_strcasecmp(end + 1, "B"))) {
+        *bytes = (guint64)(value * (G_GUINT64_CONSTANT(1024) << (10 * (unit - units))));
+        if (*bytes)
+            return TRUE;
+    }
+    moji_command_misuse("%s \"%s\": expected a number and a unit, as 3G or 800M", option, text);
+    return FALSE;
+}
+
 /* A handler may not take locks, and cancelling does; so a thread waits for the signal instead. */
 static gpointer wait_for_signal(gpointer cancellable)
 {

@@ -47,6 +47,9 @@ int moji_command_fail(GError *error);
 /* The same for a mistake in the arguments. */
 int moji_command_misuse(const char *format, ...) G_GNUC_PRINTF(1, 2);
 
+/* "3G", "1.5G", "800M" -> bytes. FALSE after having said what is wrong. */
+gboolean moji_command_bytes(const char *option, const char *text, guint64 *bytes);
+
 /* From now on, the first SIGINT or SIGTERM cancels the cancellable and the second one ends the
  * program. To be called before any other thread is started. */
 void moji_command_cancel_on_signal(GCancellable *cancellable);

@@ -87,9 +87,11 @@ char *moji_folder_models(void)
     return g_build_filename(g_get_user_data_dir(), "moji", "models", NULL);
 }
 
+/* Of models that are one file; "" is a folder, or a name with its suffix. */
+static const char *const suffixes[] = {"", ".safetensors", ".ckpt"};
+
 char *moji_folder_find(const char *name)
 {
-    static const char *const suffixes[] = {"", ".safetensors", ".ckpt"};
     g_autofree char *models = moji_folder_models();
     if (g_file_test(name, G_FILE_TEST_EXISTS) || strchr(name, '/'))
         return g_strdup(name);
@@ -100,4 +102,23 @@ char *moji_folder_find(const char *name)
             return g_steal_pointer(&path);
     }
     return g_strdup(name);
+}
+
+char *moji_folder_name(const char *path)
+{
+    g_autofree char *name = g_path_get_basename(path);
+    if (!strcmp(name, "vae")) {
+        g_autofree char *model = g_path_get_dirname(path);
+        g_free(name);
+        name = g_path_get_basename(model);
+    }
+    for (gsize i = 1; i < G_N_ELEMENTS(suffixes); i++)
+        if (g_str_has_suffix(name, suffixes[i]))
+            name[strlen(name) - strlen(suffixes[i])] = 0;
+    return g_filename_display_name(name);
+}
+
+char *moji_folder_find_vae(const char *name)
+{
+    return name && *name && strcmp(name, "none") ? moji_folder_find(name) : NULL;
 }

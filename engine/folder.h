@@ -21,3 +21,8 @@ char *moji_folder_models(void);
 /* A model as people name it: a path of a folder or file, or what the user's models call it, with or
  * without a suffix. The name itself if there is neither. Caller frees. */
 char *moji_folder_find(const char *name);
+/* What it is called there: the last part of the path, without a suffix; of ".../sd14/vae" it is
+ * "sd14". Caller frees. */
+char *moji_folder_name(const char *path);
+/* A VAE as people name it: likewise, but NULL for NULL, "" and "none". */
+char *moji_folder_find_vae(const char *name);

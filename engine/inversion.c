@@ -3,29 +3,24 @@
 #include "weights.h"
 #include <string.h>
 
-typedef struct {
-    MojiInversion word;
-    char *path;
-} Entry;
-
 struct MojiInversions {
-    GPtrArray *entries; /* Entry*, longest name first */
+    GPtrArray *entries; /* MojiInversion *, longest name first */
     int width;
 };
 
 static void entry_free(gpointer data)
 {
-    Entry *e = data;
-    g_free(e->word.name);
-    g_free(e->word.vectors);
+    MojiInversion *e = data;
+    g_free(e->name);
+    g_free(e->vectors);
     g_free(e->path);
     g_free(e);
 }
 
 static int longest_first(gconstpointer a, gconstpointer b)
 {
-    const Entry *const *x = a, *const *y = b;
-    gsize m = strlen((*x)->word.name), n = strlen((*y)->word.name);
+    const MojiInversion *const *x = a, *const *y = b;
+    gsize m = strlen((*x)->name), n = strlen((*y)->name);
     return m != n ? (m < n) - (m > n) : strcmp((*x)->path, (*y)->path);
 }
 
@@ -35,8 +30,8 @@ static void list_file(MojiInversions *set, const char *folder, const char *file)
     for (gsize i = 0; i < G_N_ELEMENTS(endings); i++) {
         if (!g_str_has_suffix(file, endings[i]) || strlen(file) == strlen(endings[i]))
             continue;
-        Entry *e = g_new0(Entry, 1);
-        e->word.name = g_strndup(file, strlen(file) - strlen(endings[i]));
+        MojiInversion *e = g_new0(MojiInversion, 1);
+        e->name = g_strndup(file, strlen(file) - strlen(endings[i]));
         e->path = g_build_filename(folder, file, NULL);
         g_ptr_array_add(set->entries, e);
     }
@@ -85,7 +80,7 @@ static const MojiWeight *find_vectors(MojiWeights *w)
     return list->len == 1 ? list->pdata[0] : NULL;
 }
 
-static gboolean read_vectors(Entry *e, MojiWeights *w, int width, GError **error)
+static gboolean read_vectors(MojiInversion *e, MojiWeights *w, int width, GError **error)
 {
     enum { MOST = 75 };
     const MojiWeight *t = find_vectors(w);
@@ -107,15 +102,15 @@ static gboolean read_vectors(Entry *e, MojiWeights *w, int width, GError **error
                         moji_type_name(t->type));
         return FALSE;
     }
-    e->word.vectors = g_new(float, count *width);
-    moji_weight_numbers(t, 0, count * width, e->word.vectors);
-    e->word.count = (int)count;
+    e->vectors = g_new(float, count *width);
+    moji_weight_numbers(t, 0, count * width, e->vectors);
+    e->count = (int)count;
     return TRUE;
 }
 
-static gboolean load(Entry *e, int width, GError **error)
+static gboolean load(MojiInversion *e, int width, GError **error)
 {
-    if (e->word.count)
+    if (e->count)
         return TRUE;
     MojiWeights *w = moji_weights_open(e->path, error);
     gboolean read = w && read_vectors(e, w, width, error);
@@ -134,15 +129,25 @@ const MojiInversion *moji_inversions_match(MojiInversions *set, const char *text
     const char *prefix = "embedding:";
     gsize skip = g_ascii_strncasecmp(text, prefix, strlen(prefix)) ? 0 : strlen(prefix);
     for (guint i = 0; i < set->entries->len; i++) {
-        Entry *e = set->entries->pdata[i];
-        gsize length = strlen(e->word.name);
+        MojiInversion *e = set->entries->pdata[i];
+        gsize length = strlen(e->name);
         const char *end = text + skip + length;
         /* "cat" is not in "cats"; a name that ends otherwise ends wherever it does. */
-        if (g_ascii_strncasecmp(text + skip, e->word.name, length) ||
+        if (g_ascii_strncasecmp(text + skip, e->name, length) ||
             (is_word(g_utf8_get_char(g_utf8_prev_char(end))) && is_word(g_utf8_get_char(end))))
             continue;
         *bytes = skip + length;
-        return load(e, set->width, error) ? &e->word : NULL;
+        return load(e, set->width, error) ? e : NULL;
+    }
+    return NULL;
+}
+
+const MojiInversion *moji_inversions_whose(const MojiInversions *set, const float *vector)
+{
+    for (guint i = 0; i < set->entries->len; i++) {
+        const MojiInversion *e = set->entries->pdata[i];
+        if (e->vectors && vector >= e->vectors && vector < e->vectors + e->count * set->width)
+            return e;
     }
     return NULL;
 }

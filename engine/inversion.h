@@ -12,7 +12,8 @@
 #include "error.h"
 
 typedef struct {
-    char *name;     /* the file's, without its ending */
+    char *name; /* the file's, without its ending */
+    char *path;
     int count;      /* vectors, each in the place of a token */
     float *vectors; /* [count,C] */
 } MojiInversion;
@@ -29,3 +30,5 @@ int moji_inversions_width(const MojiInversions *set);
  * cannot be read or is for models of another width. */
 const MojiInversion *moji_inversions_match(MojiInversions *set, const char *text, gsize *bytes,
                                            GError **error);
+/* The one that this vector is of, or NULL. */
+const MojiInversion *moji_inversions_whose(const MojiInversions *set, const float *vector);

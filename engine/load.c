@@ -1,6 +1,8 @@
 /* load.c: the model, and stages that fit a drawing; see drawing.h. */
 #include "drawing.h"
 #include "folder.h"
+#include "json.h"
+#include <json-glib/json-glib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -11,25 +13,54 @@ void moji_drawing_drop_stages(MojiEngine *e)
     g_clear_pointer(&e->vae, moji_stage_free);
 }
 
-gboolean moji_drawing_load(MojiEngine *e, const MojiRequest *r, GError **error)
+static gboolean load(MojiEngine *e, const char *model, const char *vae, GError **error)
 {
-    gboolean named = r->model && *r->model;
-    g_autofree char *model = named ? moji_folder_find(r->model) : moji_model_bundled();
-    if (!model || !*model) {
-        g_set_error(error, MOJI_ERROR, MOJI_ERROR_FILE,
-                    "The bundled model is not installed; name a model");
-        return FALSE;
-    }
-    g_autofree char *stamp = moji_model_stamp(model, r->vae);
+    g_autofree char *stamp = moji_model_stamp(model, vae);
     if (e->model && !strcmp(stamp, e->stamp))
         return TRUE;
     moji_engine_unload(e);
-    e->model = moji_model_open_with_vae(model, r->vae, error);
+    e->model = moji_model_open_with_vae(model, vae, error);
     if (!e->model)
         return FALSE;
     e->stamp = g_steal_pointer(&stamp);
     e->weights = moji_weights_identity(moji_weights_path(e->model->unet_weights));
     return TRUE;
+}
+
+/* The VAE with which the picture that is to be redrawn was made, and the weights of its model; NULL
+ * if it was that model's own. */
+static char *picture_vae(const MojiImage *image, char **weights)
+{
+    const char *json = image && image->recipe ? image->recipe : "";
+    JsonObject *recipe;
+    g_autoptr(JsonParser) parser =
+        moji_json_parse(json, strlen(json), FALSE, "recipe", &recipe, NULL);
+    JsonNode *vae = parser ? json_object_get_member(recipe, "vae") : NULL;
+    g_autofree char *name = NULL;
+    if (!vae || !JSON_NODE_HOLDS_OBJECT(vae) ||
+        !moji_json_string(recipe, "recipe", "weights", weights, NULL) || !*weights ||
+        !moji_json_string(json_node_get_object(vae), "recipe", "name", &name, NULL))
+        return NULL;
+    return moji_folder_find_vae(name);
+}
+
+gboolean moji_drawing_load(MojiEngine *e, const MojiRequest *r, GError **error)
+{
+    gboolean named = r->model && *r->model, free_choice = !r->vae || !*r->vae;
+    g_autofree char *model = named ? moji_folder_find(r->model) : moji_model_bundled();
+    g_autofree char *vae = moji_folder_find_vae(r->vae), *weights = NULL;
+    g_autofree char *before = free_choice ? picture_vae(r->image, &weights) : NULL;
+    if (!model || !*model) {
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_FILE,
+                    "The bundled model is not installed; name a model");
+        return FALSE;
+    }
+    /* The last picture's model is asked first, so that it is not loaded anew for each of a row. */
+    if (before && (!e->weights || strcmp(e->weights, weights)) && !load(e, model, vae, error))
+        return FALSE;
+    if (before && !strcmp(e->weights, weights))
+        return load(e, model, before, error);
+    return load(e, model, vae, error);
 }
 
 /* Changes when another merging would come of it. NULL: none to merge. Caller frees. */

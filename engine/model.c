@@ -41,6 +41,7 @@ void moji_model_free(MojiModel *m)
     moji_weights_free(m->vae_weights);
     free_card(&m->card);
     g_free(m->folder);
+    g_free(m->other_vae);
     g_free(m);
 }
 
@@ -356,6 +357,10 @@ static gboolean read_checkpoint(Source *s, const MojiCheckpoint *c, MojiPart par
 /* A VAE that was named by itself: a file, its folder, or a model's folder. */
 static gboolean read_vae(Source *s, const char *vae, GError **error)
 {
+    if (!g_file_test(vae, G_FILE_TEST_EXISTS)) {
+        moji_error_file(error, vae, "there is no such VAE; \"none\" is the model's own");
+        return FALSE;
+    }
     if (g_file_test(vae, G_FILE_TEST_IS_DIR)) {
         g_autofree char *inner = g_build_filename(vae, "vae", NULL);
         gboolean model = g_file_test(inner, G_FILE_TEST_IS_DIR);
@@ -446,6 +451,8 @@ static MojiModel *open_model(const char *path, const char *vae, gboolean weights
 {
     Source s = {.m = g_new0(MojiModel, 1), .weights = weights};
     s.m->folder = g_strdup(path);
+    vae = vae && *vae ? vae : NULL;
+    s.m->other_vae = vae ? moji_folder_name(vae) : NULL;
     gboolean folder = g_file_test(path, G_FILE_TEST_IS_DIR);
     gboolean ok =
         (folder ? check_folder(path, error) : open_file(&s, error)) && read_model(&s, vae, error);
@@ -461,6 +468,11 @@ MojiModel *moji_model_configs(const char *path, GError **error)
     return open_model(path, NULL, FALSE, error);
 }
 
+MojiModel *moji_model_configs_with_vae(const char *path, const char *vae, GError **error)
+{
+    return open_model(path, vae, FALSE, error);
+}
+
 MojiModel *moji_model_open(const char *path, GError **error)
 {
     return open_model(path, NULL, TRUE, error);
@@ -468,7 +480,7 @@ MojiModel *moji_model_open(const char *path, GError **error)
 
 MojiModel *moji_model_open_with_vae(const char *path, const char *vae, GError **error)
 {
-    return open_model(path, vae && *vae ? vae : NULL, TRUE, error);
+    return open_model(path, vae, TRUE, error);
 }
 
 /* ---- which model ---- */
@@ -509,6 +521,7 @@ char *moji_model_stamp(const char *path, const char *vae)
     stamp_file(stamp, path);
     stamp_folder(stamp, path, TRUE);
     if (vae && *vae) {
+        g_string_append_printf(stamp, "|%s", vae); /* also if it is not there */
         stamp_file(stamp, vae);
         stamp_folder(stamp, vae, TRUE);
     }

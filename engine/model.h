@@ -60,6 +60,7 @@ typedef struct {
     MojiCard card;
     MojiTokenizer *tokenizer;                               /* NULL if opened without weights */
     MojiWeights *clip_weights, *unet_weights, *vae_weights; /* likewise */
+    char *other_vae; /* what people call the VAE in place of the model's own, or NULL */
 } MojiModel;
 
 /* path: a folder, or a file with a whole checkpoint (checkpoint.h). Checks that the parts fit each
@@ -67,7 +68,9 @@ typedef struct {
 MojiModel *moji_model_open(const char *path, GError **error);
 /* With another VAE than the model's, unless vae is NULL or "": a file, or a folder. */
 MojiModel *moji_model_open_with_vae(const char *path, const char *vae, GError **error);
-MojiModel *moji_model_configs(const char *path, GError **error); /* no weights, no tokenizer */
+/* No weights, no tokenizer. */
+MojiModel *moji_model_configs(const char *path, GError **error);
+MojiModel *moji_model_configs_with_vae(const char *path, const char *vae, GError **error);
 void moji_model_free(MojiModel *m);
 
 /* TRUE for a model made for filling holes: its U-Net takes the latents, the mask, and the latents

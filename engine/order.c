@@ -343,14 +343,19 @@ static void make_text(MojiOrder *o, const MojiModel *m)
                     o->subject + used + strspn(o->subject + used, " \t\n"));
 }
 
+/* Of the picture that is redrawn; NULL if there is none. */
+static JsonParser *picture_recipe(const MojiOrder *o, JsonObject **recipe)
+{
+    const char *json = o->image && o->image->recipe ? o->image->recipe : "";
+    return moji_json_parse(json, strlen(json), FALSE, "recipe", recipe, NULL);
+}
+
 /* What a picture was cut out of, as its recipe has it, or else the model's background, so that what
  * is transparent looks as the model has learned it; white if there is neither. */
 static void choose_backdrop(MojiOrder *o, const MojiCard *card)
 {
     JsonObject *recipe;
-    const char *json = o->image->recipe ? o->image->recipe : "";
-    g_autoptr(JsonParser) parser =
-        moji_json_parse(json, strlen(json), FALSE, "recipe", &recipe, NULL);
+    g_autoptr(JsonParser) parser = picture_recipe(o, &recipe);
     g_autofree char *cutout = NULL;
     int rgb[3] = {255, 255, 255};
     if (parser)
@@ -400,6 +405,59 @@ static gboolean make_chunks(MojiOrder *o, const MojiModel *m, GError **error)
     return TRUE;
 }
 
+/* MojiInversion *, each once: those that the model reads. */
+static GPtrArray *used_inversions(const MojiOrder *o)
+{
+    GPtrArray *used = g_ptr_array_new();
+    for (int i = 1; i >= 0; i--) {
+        const MojiChunks *c = o->chunks[i];
+        for (int k = 0; c && c->learnt && k < c->count * c->n; k++) {
+            const float *vector = c->vectors[k];
+            gpointer word = vector ? (gpointer)moji_inversions_whose(o->inversions, vector) : NULL;
+            if (word && !g_ptr_array_find(used, word, NULL))
+                g_ptr_array_add(used, word);
+        }
+    }
+    return used;
+}
+
+static const MojiInversion *inversion_named(GPtrArray *inversions, const char *name)
+{
+    for (guint i = 0; i < inversions->len; i++)
+        if (!strcmp(((const MojiInversion *)inversions->pdata[i])->name, name))
+            return inversions->pdata[i];
+    return NULL;
+}
+
+/* The same words mean something else where their file is another, or is gone. */
+static void compare_inversion(MojiOrder *o, GPtrArray *used, JsonObject *before)
+{
+    g_autofree char *name = NULL, *weights = NULL;
+    if (!moji_json_string(before, "recipe", "name", &name, NULL) || !name ||
+        !moji_json_string(before, "recipe", "weights", &weights, NULL) || !weights)
+        return;
+    const MojiInversion *word = inversion_named(used, name);
+    g_autofree char *now = word ? moji_weights_identity(word->path) : NULL;
+    g_autofree char *text = g_utf8_strdown(o->text, -1), *sought = g_utf8_strdown(name, -1);
+    if (word ? strcmp(now, weights) != 0 : strstr(text, sought) != NULL)
+        moji_order_warn(o, "The picture was made with the learnt word %s, which is %s here.", name,
+                        word ? "another" : "not");
+}
+
+static void compare_inversions(MojiOrder *o)
+{
+    g_autoptr(GPtrArray) used = used_inversions(o);
+    JsonObject *recipe;
+    g_autoptr(JsonParser) parser = picture_recipe(o, &recipe);
+    JsonNode *node = parser ? json_object_get_member(recipe, "inversions") : NULL;
+    JsonArray *list = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonNode *one = json_array_get_element(list, i);
+        if (JSON_NODE_HOLDS_OBJECT(one))
+            compare_inversion(o, used, json_node_get_object(one));
+    }
+}
+
 static void free_style(gpointer style)
 {
     moji_style_free(style);
@@ -437,8 +495,11 @@ MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **err
     heed_prompt(o, r->background, &m->card);
     o->inversions = moji_inversions_open(NULL, m->clip.hidden_size);
     make_text(o, m);
-    if (m->tokenizer && !make_chunks(o, m, error))
-        g_clear_pointer(&o, moji_order_free);
+    if (m->tokenizer && !make_chunks(o, m, error)) {
+        moji_order_free(o);
+        return NULL;
+    }
+    compare_inversions(o);
     return o;
 }
 
@@ -508,17 +569,36 @@ static void put(JsonObject *o, const char *member, const char *text)
     json_object_set_string_member(o, member, text ? text : "");
 }
 
+/* {"name": ..., "weights": ...} */
+static JsonObject *named_file(const char *name, const char *path)
+{
+    g_autofree char *weights = moji_weights_identity(path);
+    JsonObject *o = json_object_new();
+    put(o, "name", name);
+    put(o, "weights", weights);
+    return o;
+}
+
+static void put_inversions(JsonObject *o, const MojiOrder *order)
+{
+    g_autoptr(GPtrArray) used = used_inversions(order);
+    JsonArray *list = used->len ? json_array_new() : NULL;
+    for (guint i = 0; i < used->len; i++) {
+        const MojiInversion *word = used->pdata[i];
+        json_array_add_object_element(list, named_file(word->name, word->path));
+    }
+    if (list)
+        json_object_set_array_member(o, "inversions", list);
+}
+
 static void put_loras(JsonObject *o, GPtrArray *loras)
 {
     JsonArray *list = json_array_new();
     for (guint i = 0; i < loras->len; i++) {
         const MojiStyle *s = loras->pdata[i];
-        g_autofree char *weights = moji_weights_identity(moji_lora_path(s->lora));
-        JsonObject *one = json_object_new();
-        put(one, "name", s->name);
+        JsonObject *one = named_file(s->name, moji_lora_path(s->lora));
         json_object_set_double_member(one, "unet", s->unet);
         json_object_set_double_member(one, "text", s->text);
-        put(one, "weights", weights);
         json_object_set_int_member(one, "applied", s->applied);
         json_object_set_int_member(one, "tensors", moji_lora_tensors(s->lora));
         json_array_add_object_element(list, one);
@@ -564,8 +644,12 @@ char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weig
         g_autofree char *hex = g_strdup_printf("#%02x%02x%02x", cutout[0], cutout[1], cutout[2]);
         put(r, "cutout", hex);
     }
+    if (m->other_vae)
+        json_object_set_object_member(r, "vae",
+                                      named_file(m->other_vae, moji_weights_path(m->vae_weights)));
     if (o->loras->len)
         put_loras(r, o->loras);
+    put_inversions(r, o);
     if (o->note)
         put(r, "note", o->note);
     if (o->warnings->len)

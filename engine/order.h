@@ -65,11 +65,14 @@ char *moji_weights_identity(const char *path);
  *      "rng": "cpu", "clip_skip": 1, "size": 512, "transparent": false,
  *      "cutout": "#00b140", "warning": ..., "note": ...,
  *      "loras": [{"name": "frog", "unet": 0.8, "text": 0.8, "weights": ..., "applied": 792,
- *                 "tensors": 792}]}
+ *                 "tensors": 792}],
+ *      "vae": {"name": "sd-vae-ft-mse", "weights": ...},
+ *      "inversions": [{"name": "frogstyle", "weights": ...}]}
  *
  * text is what the model read, prompt what was asked; negative_text is there where that differs.
- * style and background are "none" where there is none; what follows "transparent" may be missing. A
- * variation has "amount" and "variation_seed" too. A redrawn picture has "strength", and "mask":
- * true if not all of it was redrawn; it cannot be drawn again from its recipe alone. */
+ * style and background are "none" where there is none; what follows "transparent" may be missing.
+ * vae is there if it is not the model's own, inversions are those that the texts name. A variation
+ * has "amount" and "variation_seed" too. A redrawn picture has "strength", and "mask": true if not
+ * all of it was redrawn; it cannot be drawn again from its recipe alone. */
 char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weights, MojiType type,
                         int index, const guint8 cutout[3]);

@@ -38,7 +38,7 @@ static const Field FIELDS[] = {
 };
 
 /* What holds for one picture and not for another that is made of it. */
-static const char *const ALONE[] = {"model", "size", "count", "image", "strength", NULL};
+static const char *const ALONE[] = {"model", "vae", "size", "count", "image", "strength", NULL};
 
 static char **string_at(const MojiRequest *r, const Field *f)
 {

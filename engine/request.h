@@ -28,7 +28,8 @@ typedef struct {
     char *sigmas;     /* likewise */
     char *rng;        /* "cpu" or "cuda": whose noise a seed gives, random.h; NULL: "cpu" */
     char *model;      /* a folder, a checkpoint, or a name of the user's; NULL: the bundled one */
-    char *vae;        /* a file or folder to decode with instead of the model's own; NULL: none */
+    char *vae;    /* a file, folder or name like model's, in place of the model's own; NULL: its own
+                     or, for a picture that this model drew, that one's; "none": its own */
     char **loras; /* "frog:0.8", "./ink.safetensors:unet=0.8,text=0.5" (styles.h); NULL or "none" */
     gint64 seed;  /* 0 to 2^63-1; -1: pick one, which the recipe then tells */
     int steps;    /* 0: the card's */

@@ -655,6 +655,7 @@ gboolean moji_serve(MojiServeOptions *options, GError **error)
     gboolean ok = s.engine != NULL;
     if (ok) {
         moji_engine_set_previews(s.engine, TRUE);
+        moji_engine_set_memory(s.engine, options->memory);
         s.worker = g_thread_new("draw", worker_run, &s);
         ok = options->stdio ? speak_on_stdio(&s, error) : listen_on_socket(&s, error);
     }

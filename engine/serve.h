@@ -6,6 +6,7 @@
 typedef struct {
     gboolean stdio; /* speak on standard input and output, leave at end of file */
     int idle;       /* seconds without a request after which to leave; 0: never */
+    guint64 memory; /* bytes to use at most; 0: what there is */
     /* Set on return: another engine of this user is there already, so this one left. */
     gboolean already_running;
 } MojiServeOptions;

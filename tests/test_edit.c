@@ -391,6 +391,41 @@ static void test_recipe(void)
     MOJI_CHECK(none->seed == -1 && none->steps == 0 && !none->style, "nonsense was taken");
 }
 
+/* A picture made with another VAE is redrawn with that one, if the model is its own. */
+static void test_vae_again(void)
+{
+    g_autoptr(MojiImage) picture = picture_new(64, 64);
+    g_autoptr(MojiRequest) r = request_new(picture);
+    g_autoptr(MojiImage) own = draw(r);
+    r->vae = moji_test_path("tiny-taesd");
+    g_autoptr(MojiImage) other = draw(r);
+    if (!own || !other || !MOJI_CHECK(mean_difference(own, other) > 1, "one VAE is as the other"))
+        return;
+    MOJI_CHECK(strstr(other->recipe, "\"vae\":{\"name\":\"tiny-taesd\",\"weights\":\"") &&
+                   !strstr(own->recipe, "\"vae\""),
+               "recipes: %s, %s", other->recipe, own->recipe);
+    set(&r->vae, NULL);
+    r->image->recipe = g_strdup(other->recipe);
+    g_autoptr(MojiImage) again = draw(r);
+    set(&r->vae, "none");
+    g_autoptr(MojiImage) none = draw(r);
+    set(&r->vae, NULL);
+    char *weights = strstr(r->image->recipe, "\"weights\":\"") + strlen("\"weights\":\"");
+    weights[0] = weights[0] == '0' ? '1' : '0'; /* as if another model had drawn it */
+    g_autoptr(MojiImage) strange = draw(r);
+    if (!again || !none || !strange)
+        return;
+    MOJI_CHECK(mean_difference(again, other) == 0, "the recipe's VAE was not taken");
+    MOJI_CHECK(strstr(again->recipe, "\"tiny-taesd\""), "it is forgotten: %s", again->recipe);
+    MOJI_CHECK(mean_difference(none, own) == 0, "\"none\" is not the model's own");
+    MOJI_CHECK(mean_difference(strange, own) == 0, "another model's VAE was taken");
+    g_autoptr(GError) error = NULL;
+    set(&r->vae, "nowhere");
+    MOJI_CHECK(!moji_engine_draw(engine, r, NULL, NULL, NULL, &error) &&
+                   strstr(error->message, "nowhere: there is no such VAE"),
+               "%s", error ? error->message : "drawn");
+}
+
 static void test_variations(void)
 {
     g_autoptr(MojiRequest) r = request_new(NULL);
@@ -583,6 +618,13 @@ int main(void)
     CPU_ZERO(&set);
     CPU_SET(MAX(sched_getcpu(), 0), &set);
     sched_setaffinity(0, sizeof set, &set);
+    g_autofree char *data = g_build_filename(moji_test_scratch(), "data", NULL);
+    g_autofree char *models = g_build_filename(data, "moji", "models", NULL);
+    g_autofree char *vae = g_build_filename(models, "tiny-taesd", NULL);
+    g_autofree char *vae_there = moji_test_path("tiny-taesd");
+    g_setenv("XDG_DATA_HOME", data, TRUE); /* before GLib looks at it */
+    if (g_mkdir_with_parents(models, 0700) || symlink(vae_there, vae))
+        g_error("%s cannot be made", vae);
     tiny = moji_test_path("tiny-sd");
     fills = model_with("fills", "unet", "edit/unet9");
     taesd = model_with("taesd", "vae", "tiny-taesd");
@@ -600,6 +642,7 @@ int main(void)
     moji_test("edit: an empty mask", test_empty_mask);
     moji_test("edit: strength is a share of the steps", test_strength);
     moji_test("edit: the recipe, and what another takes from it", test_recipe);
+    moji_test("edit: the VAE of the picture's recipe", test_vae_again);
     moji_test("edit: transparency stays", test_transparency);
     moji_test("edit: cancelled", test_cancel);
     moji_test("draw: variations lie between two seeds", test_variations);

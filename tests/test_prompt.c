@@ -255,6 +255,53 @@ static void test_words(void)
     moji_inversions_free(none);
 }
 
+static char *drawn_recipe(MojiEngine *engine, const MojiRequest *r)
+{
+    g_autoptr(GError) error = NULL;
+    GPtrArray *images = moji_engine_draw(engine, r, NULL, NULL, NULL, &error);
+    if (!MOJI_CHECK(images, "%s", error ? error->message : ""))
+        return g_strdup("");
+    char *recipe = g_strdup(((MojiImage *)images->pdata[0])->recipe);
+    g_ptr_array_unref(images);
+    return recipe;
+}
+
+/* The recipe names the words and their files; who redraws the picture hears if they are others. */
+static void test_words_of_a_recipe(void)
+{
+    MojiEngine *engine = moji_engine_new("cpu", 1, NULL);
+    g_autoptr(MojiRequest) r = moji_request_new();
+    r->prompt = g_strdup("cat, LeafStyle, leafstyle");
+    r->model = moji_test_path("tiny-sd");
+    r->size = 64;
+    r->steps = 1;
+    r->seed = 1;
+    r->guidance = 1;
+    g_autofree char *recipe = drawn_recipe(engine, r);
+    const char *list = strstr(recipe, "\"inversions\":[{\"name\":\"leafstyle\",\"weights\":\"");
+    MOJI_CHECK(list && !strstr(list + 30, "leafstyle"), "not once: %s", recipe);
+    MOJI_CHECK(!strstr(recipe, embeddings), "tells where it was made: %s", recipe);
+    r->image = moji_image_new(64, 64);
+    r->image->recipe = g_strdup(recipe);
+    g_autofree char *same = drawn_recipe(engine, r);
+    MOJI_CHECK(!strstr(same, "\"warning\""), "%s", same);
+    g_autofree char *file = g_build_filename(embeddings, "leafstyle.safetensors", NULL);
+    put_word("leafstyle.safetensors",
+             "{\"x\":{\"dtype\":\"F16\",\"shape\":[40],\"data_offsets\":[0,80]}}", 80);
+    g_autofree char *other = drawn_recipe(engine, r);
+    MOJI_CHECK(strstr(other, "learnt word leafstyle, which is another here"), "%s", other);
+    g_remove(file);
+    g_autofree char *gone = drawn_recipe(engine, r);
+    MOJI_CHECK(strstr(gone, "learnt word leafstyle, which is not here") &&
+                   !strstr(gone, "\"inversions\""),
+               "%s", gone);
+    g_free(r->prompt);
+    r->prompt = g_strdup("cat");
+    g_autofree char *unsaid = drawn_recipe(engine, r);
+    MOJI_CHECK(!strstr(unsaid, "\"warning\""), "%s", unsaid);
+    moji_engine_free(engine);
+}
+
 int main(void)
 {
     g_autofree char *folder = moji_test_path("tiny-sd/tokenizer");
@@ -276,6 +323,7 @@ int main(void)
     moji_test("prompt: embeddings against a reference", test_reference);
     moji_test("prompt: two prompts of other lengths", test_two_lengths);
     moji_test("prompt: learnt words and their files", test_words);
+    moji_test("prompt: learnt words in a recipe", test_words_of_a_recipe);
     moji_tokenizer_free(tokenizer);
     g_free(embeddings);
     return moji_test_end();

@@ -197,6 +197,8 @@ said 'does not compute in f16'
 run 2 info one two
 run 2 serve now
 run 2 serve --idle -1
+run 2 serve --memory much
+said 'as 3G'
 [ -z "$(ls emoji-cat* 2>/dev/null)" ] || fail "a mistake wrote a file"
 row "mistakes in the arguments: exit code 2, said on standard error"
 
@@ -275,8 +277,9 @@ done
 run 0 serve --help
 printed '--stdio'
 printed '--idle'
+printed '--memory'
 run 0 explain --help
-for option in model size batch type; do
+for option in model vae size batch type; do
     printed "--$option"
 done
 run 0 cutout --help
@@ -300,6 +303,10 @@ printed '\[1,16,16,4\]'
 cp -r "$tiny" bare
 rm bare/*/*.safetensors
 run 0 explain --model bare unet
+run 0 explain --model "$tiny" --vae "$root/tests/fixtures/tiny-taesd" --size 64 --type f32 vae
+printed 'decoder.layers'
+run 3 explain --model "$tiny" --vae nowhere vae
+said 'nowhere: there is no such VAE'
 row "explain, without weights too"
 
 run 0 bench --model "$tiny" --size 64 --runs 1 --steps 1 --threads 1 --json figures.json

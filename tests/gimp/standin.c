@@ -44,6 +44,12 @@ void moji_engine_set_previews(MojiEngine *e, gboolean previews)
     e->previews = previews;
 }
 
+void moji_engine_set_memory(MojiEngine *e, guint64 bytes)
+{
+    (void)e;
+    (void)bytes;
+}
+
 /* Hard edges: every pixel is exactly one of the two colours, which layer.scm knows too. */
 static void disc(guint8 *pixels, int size, int channels)
 {

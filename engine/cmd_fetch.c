@@ -41,13 +41,13 @@ static gboolean agree(const MojiFetch *f, gboolean accept, GError **error)
     return FALSE;
 }
 
-static int fetch(const char *what, const char *sha256, gboolean accept)
+static int fetch(const char *what, const char *sha256, const char *token, gboolean accept)
 {
     GError *error = NULL;
     gint64 last = 0;
     g_autoptr(GCancellable) cancel = g_cancellable_new();
     moji_command_cancel_on_signal(cancel);
-    MojiFetch *f = moji_fetch_new(what, sha256, cancel, &error);
+    MojiFetch *f = moji_fetch_new(what, sha256, token, cancel, &error);
     g_autofree char *path = NULL;
     if (f && agree(f, accept, &error)) {
         path = moji_fetch_run(f, isatty(2) ? on_progress : NULL, &last, cancel, &error);
@@ -64,11 +64,13 @@ static int fetch(const char *what, const char *sha256, gboolean accept)
 int moji_cmd_fetch(int argc, char **argv)
 {
     gboolean accept = FALSE;
-    g_autofree char *sha256 = NULL;
+    g_autofree char *sha256 = NULL, *token = NULL;
     const GOptionEntry entries[] = {
         {"accept-licence", 0, 0, G_OPTION_ARG_NONE, &accept,
          "You have read the licence and accept it; remembered", NULL},
         {"sha256", 0, 0, G_OPTION_ARG_STRING, &sha256, "What the file of a URL must have", "HEX"},
+        {"token", 0, 0, G_OPTION_ARG_STRING, &token,
+         "Yours at Hugging Face, for gated models (HF_TOKEN of the environment)", "TOKEN"},
         G_OPTION_ENTRY_NULL};
     g_auto(GStrv) words = NULL;
     if (!moji_command_parse(
@@ -81,5 +83,5 @@ int moji_cmd_fetch(int argc, char **argv)
         return MOJI_EXIT_USAGE;
     if (g_strv_length(words) != 1)
         return moji_command_misuse("fetch takes one name; see moji fetch --help");
-    return fetch(words[0], sha256, accept);
+    return fetch(words[0], sha256, token, accept);
 }

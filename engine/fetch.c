@@ -36,7 +36,9 @@ static const char *const wanted[] = {
 };
 
 /* In the order of preference: half precision is what is drawn with, and half as much to fetch. */
-static const char *const weights[] = {".fp16.safetensors", ".safetensors", ".fp16.bin", ".bin"};
+static const struct {
+    const char *variant, *ending;
+} weights[] = {{".fp16", ".safetensors"}, {"", ".safetensors"}, {".fp16", ".bin"}, {"", ".bin"}};
 
 static void free_file(gpointer data)
 {
@@ -55,6 +57,7 @@ void moji_fetch_free(MojiFetch *f)
     g_free(f->source);
     g_free(f->licence);
     g_free(f->page);
+    g_free(f->token);
     g_ptr_array_unref(f->files);
     g_free(f);
 }
@@ -77,9 +80,20 @@ static const char *endpoint(void)
     return named && *named ? named : "https://huggingface.co";
 }
 
-static JsonNode *get_json(const char *url, GCancellable *cancel, GError **error)
+/* The token, where it may be sent: to the server that it is for, and so that nobody else hears. */
+static const char *token_for(const MojiFetch *f, const char *url)
 {
-    g_autofree char *text = moji_transfer_text(url, cancel, error);
+    const char *server = endpoint();
+    gsize n = strlen(server);
+    gboolean quiet = g_str_has_prefix(url, "https://") ||
+                     g_str_has_prefix(url, "http://127.0.0.1:") ||
+                     g_str_has_prefix(url, "http://localhost:");
+    return quiet && !strncmp(url, server, n) && url[n] == '/' ? f->token : NULL;
+}
+
+static JsonNode *get_json(const MojiFetch *f, const char *url, GCancellable *cancel, GError **error)
+{
+    g_autofree char *text = moji_transfer_text(url, token_for(f, url), cancel, error);
     g_autoptr(GError) why = NULL;
     if (!text)
         return NULL;
@@ -123,15 +137,30 @@ static JsonObject *find_listed(JsonArray *list, const char *path)
     return NULL;
 }
 
-static gboolean add_file(MojiFetch *f, JsonArray *list, const char *revision, const char *path)
+/* What the server has, to choose from. */
+typedef struct {
+    MojiFetch *fetch;
+    JsonArray *list;
+    const char *revision;
+    GCancellable *cancel;
+} Choice;
+
+static char *url_of(const Choice *c, const char *path)
 {
-    JsonObject *o = find_listed(list, path);
+    g_autofree char *escaped = g_uri_escape_string(path, "/", FALSE);
+    return g_strdup_printf("%s/%s/resolve/%s/%s", endpoint(), c->fetch->source, c->revision,
+                           escaped);
+}
+
+static gboolean add_file(const Choice *c, const char *path)
+{
+    MojiFetch *f = c->fetch;
+    JsonObject *o = find_listed(c->list, path);
     if (!o)
         return FALSE;
     MojiFetchFile *file = g_new0(MojiFetchFile, 1);
     JsonObject *lfs = object_member(o, "lfs");
-    g_autofree char *escaped = g_uri_escape_string(path, "/", FALSE);
-    file->url = g_strdup_printf("%s/%s/resolve/%s/%s", endpoint(), f->source, revision, escaped);
+    file->url = url_of(c, path);
     file->path = g_strdup(path);
     file->bytes = size_member(lfs && json_object_has_member(lfs, "size") ? lfs : o);
     file->sha256 = g_strdup(text_member(lfs, "oid"));
@@ -140,19 +169,72 @@ static gboolean add_file(MojiFetch *f, JsonArray *list, const char *revision, co
     return TRUE;
 }
 
-static gboolean add_weights(MojiFetch *f, JsonArray *list, const char *revision, MojiPart part,
-                            GError **error)
+/* A name that can be one of a file: no path, nothing hidden. */
+static gboolean is_name(const char *name)
 {
+    return *name && *name != '.' && !strchr(name, '/') && strlen(name) <= 200;
+}
+
+/* Every file that an index names, each once. */
+static gboolean add_shards(const Choice *c, const char *folder, const char *index, GError **error)
+{
+    g_autofree char *url = url_of(c, index);
+    g_autoptr(JsonNode) root = get_json(c->fetch, url, c->cancel, error);
+    if (!root)
+        return FALSE;
+    JsonObject *map = object_member(
+        JSON_NODE_HOLDS_OBJECT(root) ? json_node_get_object(root) : NULL, "weight_map");
+    g_autoptr(GHashTable) seen = g_hash_table_new(g_str_hash, g_str_equal);
+    g_autoptr(GList) tensors = map ? json_object_get_members(map) : NULL;
+    for (GList *t = tensors; t; t = t->next) {
+        const char *shard = text_member(map, t->data);
+        if (shard && !g_hash_table_add(seen, (gpointer)shard))
+            continue;
+        g_autofree char *path =
+            shard && is_name(shard) ? g_strdup_printf("%s/%s", folder, shard) : NULL;
+        if (!path || !add_file(c, path)) {
+            moji_error_file(error, c->fetch->source, "has no file \"%s\", which its %s names",
+                            shard ? shard : "", index);
+            return FALSE;
+        }
+    }
+    if (tensors)
+        return TRUE;
+    moji_error_file(error, c->fetch->source, "%s names no files (weight_map)", index);
+    return FALSE;
+}
+
+/* One file, or else the index of several: the names as folder.h has them. TRUE: *done is whether
+ * they are there. */
+static gboolean add_variant(const Choice *c, const char *folder, const char *stem,
+                            const char *variant, const char *ending, gboolean *done, GError **error)
+{
+    g_autofree char *one = g_strdup_printf("%s/%s%s%s", folder, stem, variant, ending);
+    g_autofree char *late = g_strdup_printf("%s/%s%s.index%s.json", folder, stem, ending, variant);
+    g_autofree char *early = g_strdup_printf("%s.index.json", one);
+    const char *index[] = {late, early};
+    *done = add_file(c, one);
+    for (guint i = 0; i < G_N_ELEMENTS(index) && !*done; i++)
+        if ((*done = add_file(c, index[i])) && !add_shards(c, folder, index[i], error))
+            return FALSE;
+    return TRUE;
+}
+
+static gboolean add_weights(const Choice *c, MojiPart part, GError **error)
+{
+    const char *folder = moji_part_folder(part);
     const char *stems[] = {part == MOJI_PART_TEXT ? "model" : "diffusion_pytorch_model",
                            part == MOJI_PART_TEXT ? "pytorch_model" : "diffusion_pytorch_model"};
     for (guint i = 0; i < G_N_ELEMENTS(weights); i++)
         for (guint k = 0; k < G_N_ELEMENTS(stems); k++) {
-            g_autofree char *path =
-                g_strdup_printf("%s/%s%s", moji_part_folder(part), stems[k], weights[i]);
-            if (add_file(f, list, revision, path))
+            gboolean done;
+            if (!add_variant(c, folder, stems[k], weights[i].variant, weights[i].ending, &done,
+                             error))
+                return FALSE;
+            if (done)
                 return TRUE;
         }
-    moji_error_file(error, f->source, "has no weights of the %s network in one file",
+    moji_error_file(error, c->fetch->source, "has no weights of the %s network",
                     moji_part_name(part));
     return FALSE;
 }
@@ -161,7 +243,7 @@ static gboolean list_files(MojiFetch *f, const char *revision, GCancellable *can
 {
     g_autofree char *url =
         g_strdup_printf("%s/api/models/%s/tree/%s?recursive=true", endpoint(), f->source, revision);
-    g_autoptr(JsonNode) root = get_json(url, cancel, error);
+    g_autoptr(JsonNode) root = get_json(f, url, cancel, error);
     if (!root)
         return FALSE;
     JsonArray *list = JSON_NODE_HOLDS_ARRAY(root) ? json_node_get_array(root) : NULL;
@@ -171,34 +253,42 @@ static gboolean list_files(MojiFetch *f, const char *revision, GCancellable *can
                         "model_index.json. One file of it can be fetched by URL");
         return FALSE;
     }
+    Choice c = {f, list, revision, cancel};
     for (guint i = 0; i < G_N_ELEMENTS(wanted); i++)
-        add_file(f, list, revision, wanted[i]);
+        add_file(&c, wanted[i]);
     for (int part = 0; part < MOJI_PARTS; part++)
-        if (!add_weights(f, list, revision, part, error))
+        if (!add_weights(&c, part, error))
             return FALSE;
     return TRUE;
+}
+
+/* "gated" is false, or says who decides: "auto", "manual". */
+static gboolean is_gated(JsonObject *o)
+{
+    return text_member(o, "gated") != NULL;
 }
 
 static gboolean describe(MojiFetch *f, GCancellable *cancel, GError **error)
 {
     g_autofree char *url = g_strdup_printf("%s/api/models/%s", endpoint(), f->source);
-    g_autoptr(JsonNode) root = get_json(url, cancel, error);
+    g_autoptr(JsonNode) root = get_json(f, url, cancel, error);
     if (!root)
         return FALSE;
     JsonObject *o = JSON_NODE_HOLDS_OBJECT(root) ? json_node_get_object(root) : NULL;
     const char *revision = text_member(o, "sha");
+    if (is_gated(o) && !f->token) {
+        moji_error_file(error, f->source,
+                        "is gated: ask for access on %s/%s, then give your token by --token or "
+                        "HF_TOKEN",
+                        endpoint(), f->source);
+        return FALSE;
+    }
     f->licence = g_strdup(text_member(object_member(o, "cardData"), "license"));
     f->page = g_strdup_printf("%s/%s", endpoint(), f->source);
     for (const char *p = revision ? revision : ""; *p; p++)
         if (!g_ascii_isxdigit(*p))
             revision = NULL;
     return list_files(f, revision && *revision ? revision : "main", cancel, error);
-}
-
-/* A name that can be one of a file: no path, nothing hidden. */
-static gboolean is_name(const char *name)
-{
-    return *name && *name != '.' && !strchr(name, '/') && strlen(name) <= 200;
 }
 
 static MojiFetch *new_from_url(const char *url, const char *sha256, GError **error)
@@ -219,11 +309,30 @@ static MojiFetch *new_from_url(const char *url, const char *sha256, GError **err
     return f;
 }
 
-MojiFetch *moji_fetch_new(const char *what, const char *sha256, GCancellable *cancel,
-                          GError **error)
+/* FALSE for one that would not fit a line of HTTP. */
+static gboolean take_token(MojiFetch *f, const char *token, GError **error)
 {
-    if (g_str_has_prefix(what, "https://") || g_str_has_prefix(what, "http://"))
-        return new_from_url(what, sha256, error);
+    g_autofree char *own = g_strstrip(g_strdup(token ? token : g_getenv("HF_TOKEN")));
+    for (const char *p = own; p && *p; p++)
+        if (!g_ascii_isgraph(*p)) {
+            g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
+                        "token: expected letters, digits and signs");
+            return FALSE;
+        }
+    if (own && *own)
+        f->token = g_steal_pointer(&own);
+    return TRUE;
+}
+
+MojiFetch *moji_fetch_new(const char *what, const char *sha256, const char *token,
+                          GCancellable *cancel, GError **error)
+{
+    if (g_str_has_prefix(what, "https://") || g_str_has_prefix(what, "http://")) {
+        MojiFetch *f = new_from_url(what, sha256, error);
+        if (f && !take_token(f, token, error))
+            g_clear_pointer(&f, moji_fetch_free);
+        return f;
+    }
     const char *repository = what, *name = NULL;
     for (guint i = 0; i < G_N_ELEMENTS(known); i++)
         if (!strcmp(what, known[i].name)) {
@@ -238,7 +347,7 @@ MojiFetch *moji_fetch_new(const char *what, const char *sha256, GCancellable *ca
         return NULL;
     }
     MojiFetch *f = fetch_new(name ? name : words[1], repository, TRUE);
-    if (!describe(f, cancel, error))
+    if (!take_token(f, token, error) || !describe(f, cancel, error))
         g_clear_pointer(&f, moji_fetch_free);
     return f;
 }
@@ -336,8 +445,8 @@ static void drop(const char *partial)
 }
 
 /* path is there afterwards, whole. */
-static gboolean bring(const MojiFetchFile *f, const char *path, Progress *p, GCancellable *cancel,
-                      GError **error)
+static gboolean bring(const MojiFetchFile *f, const char *token, const char *path, Progress *p,
+                      GCancellable *cancel, GError **error)
 {
     g_autofree char *partial = g_strconcat(path, ".partial", NULL);
     g_autofree char *tag = g_strconcat(partial, ".etag", NULL);
@@ -347,7 +456,7 @@ static gboolean bring(const MojiFetchFile *f, const char *path, Progress *p, GCa
     if (g_file_test(path, G_FILE_TEST_EXISTS))
         return TRUE;
     if (!make_folder(parent, error) ||
-        !moji_transfer(f->url, partial, f->bytes, on_progress, p, cancel, error))
+        !moji_transfer(f->url, partial, f->bytes, token, on_progress, p, cancel, error))
         return FALSE;
     if (f->sha256 && !check_sum(partial, f->sha256, cancel, &why)) {
         if (!g_error_matches(why, MOJI_ERROR, MOJI_ERROR_CANCELLED))
@@ -372,7 +481,7 @@ char *moji_fetch_run(const MojiFetch *f, MojiFetchProgress progress, gpointer us
     for (guint i = 0; i < f->files->len; i++) {
         const MojiFetchFile *file = f->files->pdata[i];
         g_autofree char *to = g_build_filename(part, file->path, NULL);
-        if (!bring(file, to, &p, cancel, error))
+        if (!bring(file, token_for(f, file->url), to, &p, cancel, error))
             return NULL;
         p.before += MAX(file->bytes, 0);
     }

@@ -25,15 +25,18 @@ typedef struct {
     char *source;     /* for people: "CompVis/stable-diffusion-v1-4" or the URL */
     char *licence;    /* what the server calls it, "creativeml-openrail-m"; NULL if nothing */
     char *page;       /* where it can be read; NULL for a URL */
+    char *token;      /* who asks, or NULL */
     gboolean folder;  /* else one file */
     GPtrArray *files; /* of MojiFetchFile* */
     gint64 bytes;     /* all together, as far as known */
 } MojiFetch;
 
-/* sha256: of the one file of a URL, or NULL. MOJI_ERROR_USAGE for a word that is none of the above;
- * MOJI_ERROR_FILE where the server has no such thing, or nothing to draw with. */
-MojiFetch *moji_fetch_new(const char *what, const char *sha256, GCancellable *cancel,
-                          GError **error);
+/* sha256: of the one file of a URL, or NULL. token: for what is gated; NULL: HF_TOKEN of the
+ * environment. It is sent to Hugging Face (or MOJI_FETCH_ENDPOINT) alone, and never in the clear.
+ * MOJI_ERROR_USAGE for a word that is none of the above; MOJI_ERROR_FILE where the server has no
+ * such thing, keeps it from you, or has nothing to draw with. */
+MojiFetch *moji_fetch_new(const char *what, const char *sha256, const char *token,
+                          GCancellable *cancel, GError **error);
 void moji_fetch_free(MojiFetch *f); /* NULL is fine */
 
 /* Whether this user has accepted the licence for this source before, and that he does. */

@@ -16,7 +16,7 @@ enum { ATTEMPTS = 5, STALL_SECONDS = 60, MAX_TEXT = 16 << 20 };
 
 typedef struct {
     CURL *curl;
-    const char *url, *path;
+    const char *url, *path, *token;
     GCancellable *cancel;
     MojiTransferProgress progress;
     gpointer user_data;
@@ -127,6 +127,10 @@ static void open_curl(Transfer *t)
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(c, CURLOPT_WRITEDATA, t);
     curl_easy_setopt(c, CURLOPT_ERRORBUFFER, t->reason);
+    if (t->token) { /* unlike a header of ours, libcurl keeps it from other hosts and ports */
+        curl_easy_setopt(c, CURLOPT_HTTPAUTH, (long)CURLAUTH_BEARER);
+        curl_easy_setopt(c, CURLOPT_XOAUTH2_BEARER, t->token);
+    }
 }
 
 static gboolean fail(Transfer *t, CURLcode code, GError **error)
@@ -140,8 +144,11 @@ static gboolean fail(Transfer *t, CURLcode code, GError **error)
     else if (code == CURLE_HTTP_RETURNED_ERROR)
         moji_error_file(error, t->url, "the server answers %ld%s", status,
                         status == 404                    ? ": there is no such thing"
-                        : status == 401 || status == 403 ? ": it wants you to sign in, or to ask"
-                                                         : "");
+                        : status != 401 && status != 403 ? ""
+                        : t->token ? ": your token gives no access to it; ask for it on its page"
+                                   : ": there is no such thing, or it wants to know who asks; ask "
+                                     "for access on its page, then give your token by --token or "
+                                     "HF_TOKEN");
     else if (code == CURLE_WRITE_ERROR)
         moji_error_file(error, t->path ? t->path : t->url, "cannot be written: %s",
                         g_strerror(errno));
@@ -215,13 +222,14 @@ static gboolean attempt(Transfer *t, GError **error)
     return fail(t, code, error);
 }
 
-gboolean moji_transfer(const char *url, const char *path, gint64 bytes,
+gboolean moji_transfer(const char *url, const char *path, gint64 bytes, const char *token,
                        MojiTransferProgress progress, gpointer user_data, GCancellable *cancel,
                        GError **error)
 {
     Transfer t = {.url = url,
                   .path = path,
                   .bytes = bytes,
+                  .token = token,
                   .cancel = cancel,
                   .progress = progress,
                   .user_data = user_data};
@@ -248,9 +256,9 @@ gboolean moji_transfer(const char *url, const char *path, gint64 bytes,
     return ok;
 }
 
-char *moji_transfer_text(const char *url, GCancellable *cancel, GError **error)
+char *moji_transfer_text(const char *url, const char *token, GCancellable *cancel, GError **error)
 {
-    Transfer t = {.url = url, .bytes = -1, .cancel = cancel, .file = -1};
+    Transfer t = {.url = url, .bytes = -1, .token = token, .cancel = cancel, .file = -1};
     t.text = g_string_new(NULL);
     open_curl(&t);
     CURLcode code = curl_easy_perform(t.curl);
@@ -268,17 +276,17 @@ static gboolean refuse(const char *url, GError **error)
     return FALSE;
 }
 
-gboolean moji_transfer(const char *url, const char *path, gint64 bytes,
+gboolean moji_transfer(const char *url, const char *path, gint64 bytes, const char *token,
                        MojiTransferProgress progress, gpointer user_data, GCancellable *cancel,
                        GError **error)
 {
-    (void)path, (void)bytes, (void)progress, (void)user_data, (void)cancel;
+    (void)path, (void)bytes, (void)token, (void)progress, (void)user_data, (void)cancel;
     return refuse(url, error);
 }
 
-char *moji_transfer_text(const char *url, GCancellable *cancel, GError **error)
+char *moji_transfer_text(const char *url, const char *token, GCancellable *cancel, GError **error)
 {
-    (void)cancel;
+    (void)token, (void)cancel;
     refuse(url, error);
     return NULL;
 }

@@ -51,7 +51,7 @@ static void remove_models(void)
 /* NULL with the error set if either half fails. Caller frees. */
 static char *fetch(const char *what, const char *sha256, GError **error)
 {
-    MojiFetch *f = moji_fetch_new(what, sha256, NULL, error);
+    MojiFetch *f = moji_fetch_new(what, sha256, NULL, NULL, error);
     char *path = f ? moji_fetch_run(f, NULL, NULL, NULL, error) : NULL;
     moji_fetch_free(f);
     return path;
@@ -119,6 +119,8 @@ static void test_refusals(void)
         {"wrong/tiny", "cannot be fetched"},
         {"bigger/tiny", "longer than the server said"},
         {"loops/tiny", "edirect"},
+        {"two/tiny", "has no file \"../vae/config.json\""},
+        {"unfinished/tiny", "has no file \"lost.safetensors\""},
         {"no such thing", "expected sd14"},
         {"../etc/passwd", "expected sd14"},
         {"ftp://example.org/x", "expected sd14"},
@@ -133,6 +135,83 @@ static void test_refusals(void)
         g_autofree char *found = moji_folder_find("tiny");
         MOJI_CHECK(!path && !strcmp(found, "tiny"), "%s: is in its place", rows[i].what);
         check_error(error, rows[i].words, rows[i].what);
+    }
+}
+
+/* The same U-Net in two files. */
+static void test_shards(void)
+{
+    static const char index[] = "unet/diffusion_pytorch_model.safetensors.index.json";
+    g_autoptr(GError) error = NULL;
+    if (!available())
+        return;
+    remove_models();
+    g_autofree char *path = fetch("shards/tiny", NULL, &error);
+    if (!MOJI_CHECK(path, "%s", error->message))
+        return;
+    g_autofree char *there = g_build_filename(path, index, NULL), *good = moji_test_path("tiny-sd");
+    MOJI_CHECK(g_file_test(there, G_FILE_TEST_EXISTS), "the index was left out");
+    MojiModel *m = moji_model_open(path, &error), *one = moji_model_open(good, NULL);
+    if (MOJI_CHECK(m, "%s", error->message)) {
+        GPtrArray *want = moji_weights_list(one->unet_weights);
+        MOJI_CHECK(moji_weights_list(m->unet_weights)->len == want->len, "%u tensors",
+                   moji_weights_list(m->unet_weights)->len);
+        for (guint i = 0; i < want->len; i++) {
+            const MojiWeight *a = want->pdata[i], *b = moji_weights_find(m->unet_weights, a->name);
+            MOJI_CHECK(b && a->bytes == b->bytes && !memcmp(a->data, b->data, a->bytes), "%s",
+                       a->name);
+        }
+    }
+    moji_model_free(m);
+    moji_model_free(one);
+}
+
+/* A model for those whom the server knows. Others than it never hear the token: they would refuse.
+ */
+static void test_token(void)
+{
+    static const struct {
+        const char *what, *token, *words;
+    } rows[] = {
+        {"keeps/tiny", NULL, "keeps/tiny: is gated: ask for access on "},
+        {"keeps/tiny", "bad-token", "your token gives no access"},
+        {"keeps/tiny", "good-token", NULL},
+        {"private/tiny", NULL, "then give your token by --token or HF_TOKEN"},
+        {"private/tiny", "good-token", NULL},
+        {"elsewhere/tiny", "good-token", NULL},
+        {"othername/tiny", "good-token", NULL},
+        {"good/tiny", "two\nlines", "expected letters"},
+    };
+    if (!available())
+        return;
+    for (guint i = 0; i < 2 * G_N_ELEMENTS(rows); i++) {
+        guint row = i / 2;
+        gboolean from_environment = i % 2;
+        g_autoptr(GError) error = NULL;
+        remove_models();
+        if (from_environment && rows[row].token)
+            g_setenv("HF_TOKEN", rows[row].token, TRUE);
+        MojiFetch *f = moji_fetch_new(rows[row].what, NULL,
+                                      from_environment ? NULL : rows[row].token, NULL, &error);
+        g_autofree char *path = f ? moji_fetch_run(f, NULL, NULL, NULL, &error) : NULL;
+        moji_fetch_free(f);
+        g_unsetenv("HF_TOKEN");
+        if (rows[row].words)
+            check_error(error, rows[row].words, rows[row].what);
+        else if (MOJI_CHECK(path, "%s: %s", rows[row].what, error->message))
+            check_model(path, rows[row].what);
+    }
+    /* A file of another server is asked for without it. */
+    g_autofree char *name = g_strconcat("http://localhost", strrchr(base, ':'), NULL);
+    const char *const hosts[] = {base, name};
+    for (guint i = 0; i < G_N_ELEMENTS(hosts); i++) {
+        g_autoptr(GError) error = NULL;
+        g_autofree char *url = g_strconcat(hosts[i], "/plain/x/vae/config.json", NULL);
+        remove_models();
+        MojiFetch *f = moji_fetch_new(url, NULL, "good-token", NULL, &error);
+        g_autofree char *path = moji_fetch_run(f, NULL, NULL, NULL, &error);
+        MOJI_CHECK(!path == (i == 0), "%s: %s", url, error ? error->message : "fetched");
+        moji_fetch_free(f);
     }
 }
 
@@ -204,7 +283,7 @@ static void test_licence(void)
     if (!available())
         return;
     remove_models();
-    MojiFetch *f = moji_fetch_new("good/tiny", NULL, NULL, &error);
+    MojiFetch *f = moji_fetch_new("good/tiny", NULL, NULL, NULL, &error);
     if (!MOJI_CHECK(f, "%s", error->message))
         return;
     MOJI_CHECK(!g_strcmp0(f->licence, "test-licence") && f->bytes > 1000000 && f->folder,
@@ -225,7 +304,7 @@ static void test_cancelled(void)
     if (!available())
         return;
     g_cancellable_cancel(cancel);
-    MojiFetch *f = moji_fetch_new("good/tiny", NULL, cancel, &error);
+    MojiFetch *f = moji_fetch_new("good/tiny", NULL, NULL, cancel, &error);
     MOJI_CHECK(!f && g_error_matches(error, MOJI_ERROR, MOJI_ERROR_CANCELLED), "%s",
                error ? error->message : "fetched");
     moji_fetch_free(f);
@@ -234,11 +313,14 @@ static void test_cancelled(void)
 int main(void)
 {
     g_setenv("XDG_DATA_HOME", moji_test_scratch(), TRUE);
+    g_unsetenv("HF_TOKEN");
     const char *lack = start();
     if (lack)
         g_printerr("test_fetch: %s\n", lack);
     moji_test("fetch: models from servers good and bad", test_models);
     moji_test("fetch: what is refused", test_refusals);
+    moji_test("fetch: a network in several files", test_shards);
+    moji_test("fetch: a model for those with a token", test_token);
     moji_test("fetch: one file by URL", test_url);
     moji_test("fetch: continued after an interruption", test_resume);
     moji_test("fetch: the licence", test_licence);

@@ -11,16 +11,64 @@ is how it behaves there:
     m  redirects first    b  answers with more than it should                5  answers 503 at first
     c  the file is another version after the first answer, which is dropped
     l  redirects in circles
+    s  has the U-Net in shards        t  has an index that names a file of another folder
+    u  has an index that names a file that is not there
+    k  is gated: the token is "good-token"        p  is private: nothing is told without it
+    e  is gated and redirects to another port     o  to the same by another name of this machine
+    x  refuses whoever sends a token
 """
 import hashlib
 import http.server
 import json
 import pathlib
+import struct
 import sys
 import threading
 
 ROOT = pathlib.Path(sys.argv[1])
 asked = {}
+
+
+UNET = "unet/diffusion_pytorch_model"
+
+
+def part(data, names):
+    """A file of safetensors with some of another's tensors."""
+    (length,) = struct.unpack("<Q", data[:8])
+    old, header, body = json.loads(data[8:8 + length]), {}, b""
+    for name in names:
+        begin, end = old[name]["data_offsets"]
+        tensor = data[8 + length + begin:8 + length + end]
+        header[name] = dict(old[name], data_offsets=[len(body), len(body) + len(tensor)])
+        body += tensor
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def shards(mode):
+    """The U-Net as two files and their index, by name."""
+    data = (ROOT / (UNET + ".safetensors")).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    names = sorted(name for name in json.loads(data[8:8 + length]) if name != "__metadata__")
+    files, index = {}, {}
+    for i, half in enumerate((names[::2], names[1::2])):
+        path = f"{UNET}-0000{i + 1}-of-00002.safetensors"
+        files[path] = part(data, half)
+        index.update({name: path.split("/")[1] for name in half})
+    if mode in "tu":
+        index[names[0]] = "../vae/config.json" if mode == "t" else "lost.safetensors"
+    files[UNET + ".safetensors.index.json"] = json.dumps({"weight_map": index}).encode()
+    return files
+
+
+def content(mode):
+    """Every file's bytes by its path."""
+    files = {str(path.relative_to(ROOT)): path.read_bytes()
+             for path in sorted(ROOT.rglob("*")) if path.is_file()}
+    if mode in "stu":
+        del files[UNET + ".safetensors"]
+        files.update(shards(mode))
+    return files
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -37,29 +85,47 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def known(self, mode):
+        """Whether this mode lets the sender in; if not, it has been answered."""
+        token = self.headers.get("Authorization")
+        if mode in "kpeo" and token != "Bearer good-token":
+            self.answer(403 if token else 401, b"no")
+            return False
+        if mode == "x" and token:
+            self.answer(400, b"a token that is none of my business")
+            return False
+        return True
+
     def api(self, words):
         mode = words[0][0]
+        if mode == "p" and not self.known(mode):
+            return
         if len(words) == 2:
-            card = {"cardData": {"license": "test-licence"}, "sha": "abc123"}
+            card = {"cardData": {"license": "test-licence"}, "sha": "abc123",
+                    "gated": "auto" if mode in "keo" else False}
             return self.answer(200, json.dumps(card).encode())
         files = []
-        for path in sorted(ROOT.rglob("*")):
-            if path.is_file():
-                data = path.read_bytes()
-                entry = {"type": "file", "path": str(path.relative_to(ROOT)),
-                         "size": len(data) + (mode == "w")}
-                if path.suffix in (".safetensors", ".bin"):
-                    digest = hashlib.sha256(b"x" if mode == "h" else data).hexdigest()
-                    entry["lfs"] = {"oid": digest, "size": entry["size"]}
-                files.append(entry)
+        for path, data in content(mode).items():
+            entry = {"type": "file", "path": path, "size": len(data) + (mode == "w")}
+            if path.endswith((".safetensors", ".bin")):
+                digest = hashlib.sha256(b"x" if mode == "h" else data).hexdigest()
+                entry["lfs"] = {"oid": digest, "size": entry["size"]}
+            files.append(entry)
         self.answer(200, json.dumps(files).encode())
 
     def file(self, mode, path):
-        key = (mode, str(path))
+        key = (mode, path)
         asked[key] = asked.get(key, 0) + 1
-        if not path.is_file():
+        data = content(mode).get(path)
+        if not self.known(mode):
+            return
+        if data is None:
             return self.answer(404, b"none")
-        data = path.read_bytes()
+        if mode in "eo":
+            host = f"127.0.0.1:{other.server_address[1]}"
+            if mode == "o":
+                host = f"localhost:{server.server_address[1]}"
+            return self.answer(302, headers=[("Location", f"http://{host}/plain/x/{path}")])
         if mode == "l" or (mode == "m" and asked[key] % 2):
             return self.answer(302, headers=[("Location", self.path)])
         if mode == "5" and asked[key] == 1:
@@ -90,13 +156,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if words[:2] == ["api", "models"]:
             return self.api(words[2:])
         if words[0] == "plain":
-            return self.file(words[1][0], ROOT.joinpath(*words[2:]))
+            return self.file(words[1][0], "/".join(words[2:]))
         if len(words) > 4 and words[2] == "resolve" and words[3] == "abc123":
-            return self.file(words[0][0], ROOT.joinpath(*words[4:]))
+            return self.file(words[0][0], "/".join(words[4:]))
         self.answer(404, b"none")
 
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-threading.Thread(target=server.serve_forever, daemon=True).start()
+other = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+for each in (server, other):
+    threading.Thread(target=each.serve_forever, daemon=True).start()
 print(server.server_address[1], flush=True)
 sys.stdin.read()

@@ -312,14 +312,15 @@ static MojiFetch *new_from_url(const char *url, const char *sha256, GError **err
 /* FALSE for one that would not fit a line of HTTP. */
 static gboolean take_token(MojiFetch *f, const char *token, GError **error)
 {
-    g_autofree char *own = g_strstrip(g_strdup(token ? token : g_getenv("HF_TOKEN")));
-    for (const char *p = own; p && *p; p++)
+    const char *given = token ? token : g_getenv("HF_TOKEN");
+    g_autofree char *own = g_strstrip(g_strdup(given ? given : ""));
+    for (const char *p = own; *p; p++)
         if (!g_ascii_isgraph(*p)) {
             g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
                         "token: expected letters, digits and signs");
             return FALSE;
         }
-    if (own && *own)
+    if (*own)
         f->token = g_steal_pointer(&own);
     return TRUE;
 }

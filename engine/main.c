@@ -40,7 +40,8 @@ static const char HELP[] =
     "\n"
     "Environment: MOJI_MODEL names the model folder to use instead of the bundled one;\n"
     "MOJI_ENGINE, for the plug-in, this program; MOJI_STYLES, more folders of LoRAs;\n"
-    "MOJI_FETCH_ENDPOINT, another server than https://huggingface.co for moji fetch.\n";
+    "MOJI_FETCH_ENDPOINT, another server than https://huggingface.co for moji fetch;\n"
+    "HF_TOKEN, your token there, for gated models.\n";
 
 /* OpenMP's idle threads spin for milliseconds before they sleep, and on a machine whose processors
  * are busy each spin holds up the thread that is waited for: drawings took ten times as long. It

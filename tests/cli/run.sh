@@ -274,6 +274,10 @@ printed 'moji edit .*IN.png'
 for option in mask strength output negative; do
     printed "--$option"
 done
+run 0 fetch --help
+for option in accept-licence sha256 token; do
+    printed "--$option"
+done
 run 0 serve --help
 printed '--stdio'
 printed '--idle'

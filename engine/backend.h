@@ -11,6 +11,11 @@
  */
 #define MOJI_BACKEND_ABI 3
 
+/* Bytes of a device's memory that tapes will want together. */
+typedef struct {
+    guint64 weights, activations, working, libraries;
+} MojiForecast;
+
 struct MojiBackend {
     const char *name; /* "cpu", "cuda" */
     char *note;       /* why "auto" took no faster one, a line for people; NULL if there is none */
@@ -24,6 +29,13 @@ struct MojiBackend {
     gboolean (*supports)(MojiBackend *b, MojiType type); /* as the compute type of a tape */
     /* Bytes that memory_new and weights can still have. NULL: what the machine has. */
     guint64 (*available)(MojiBackend *b);
+    /* Before anything is prepared, and as prepare will do it; planned tapes, weights not needed.
+     * What the driver takes for code and graphs is not foretold. NULL: weights and blocks alone. */
+    gboolean (*forecast)(MojiBackend *b, MojiTape *const *tapes, int n, MojiForecast *f,
+                         GError **error);
+    /* Bytes of the device that were in use at most since it was opened, beyond what was then; with
+     * code and graphs, and whatever other programs took. NULL: not a device of its own. */
+    guint64 (*peak)(MojiBackend *b);
 
     void *(*memory_new)(MojiBackend *b, gsize bytes, GError **error); /* 64-byte aligned */
     void (*memory_free)(MojiBackend *b, void *memory);

@@ -336,6 +336,31 @@ static gboolean bench_stage(const Bench *b, const char *word, GError **error)
 
 /* ---- whole drawings ---- */
 
+/* What `moji explain draw` says that it takes, beside what it took; nothing where there is no GPU.
+ */
+static gboolean report_memory(const Bench *b, MojiEngine *engine, GError **error)
+{
+    int side = b->o->size / moji_vae_factor(&b->model->vae);
+    guint64 peak = moji_engine_device_peak(engine);
+    MojiForecast f;
+    if (!peak)
+        return TRUE;
+    MojiStage *stages[] = {moji_stage_text(b->model, b->type, 2, 1, FALSE),
+                           moji_stage_unet(b->model, b->type, 2 * b->o->batch, side, side),
+                           moji_stage_vae(b->model, b->type, 1, side, side)};
+    gboolean done = moji_stage_forecast(stages, 3, b->backend, &f, error);
+    double stated = (double)(f.weights + f.activations + f.working + f.libraries);
+    for (int i = 0; i < 3; i++)
+        moji_stage_free(stages[i]);
+    if (!done)
+        return FALSE;
+    printf("  device memory: %.1f MiB stated before, %.1f MiB at most with the driver's own\n",
+           stated / 1048576, (double)peak / 1048576);
+    number(b, "memory_stated", stated);
+    number(b, "memory_peak", (double)peak);
+    return TRUE;
+}
+
 /* The engine opens a backend of its own, so that nothing of the stages' is in its way. */
 static gboolean bench_draw(const Bench *b, GError **error)
 {
@@ -375,6 +400,7 @@ static gboolean bench_draw(const Bench *b, GError **error)
         number(b, "pictures", b->o->batch);
         number(b, "unet_ms", t->unet * 1e3);
         number(b, "unet_calls", t->unet_calls);
+        done = report_memory(b, engine, error);
         json_builder_end_object(b->json);
     }
     moji_engine_free(engine);

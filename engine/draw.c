@@ -89,6 +89,11 @@ const MojiTimes *moji_engine_times(MojiEngine *e)
     return &e->times;
 }
 
+guint64 moji_engine_device_peak(MojiEngine *e)
+{
+    return e->backend->peak ? e->backend->peak(e->backend) : 0;
+}
+
 /* ---- small things ---- */
 
 double moji_drawing_now(void)

@@ -71,6 +71,8 @@ typedef struct { /* of the last drawing, in seconds */
     int unet_calls;
 } MojiTimes;
 const MojiTimes *moji_engine_times(MojiEngine *e);
+/* Bytes of a GPU's memory in use at most since the engine was made (backend.h: peak); 0: no GPU. */
+guint64 moji_engine_device_peak(MojiEngine *e);
 
 /* MojiImage* elements with recipes (order.h says what is in one), freed with the array; NULL on
  * error. A background that is not flat is no error: that picture comes without a mask, and its

@@ -26,7 +26,7 @@ static const char HELP[] =
     "  moji styles [NAME...]               the LoRAs that have names here\n"
     "  moji fetch sd14|OWNER/REPO|URL      bring a model from the net\n"
     "  moji convert IN OUT                 write a model in another form\n"
-    "  moji explain unet|vae|text          print a network as the engine will run it\n"
+    "  moji explain unet|vae|text|draw     print a network as the engine will run it, its memory\n"
     "  moji bench [unet|vae|text|draw]     how fast each stage and op is here\n"
     "  moji serve                          stay resident, for the GIMP plug-in\n"
     "\n"

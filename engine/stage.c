@@ -130,6 +130,25 @@ guint64 moji_stage_memory_all(const MojiStage *s)
     return memory_of(s, TRUE);
 }
 
+gboolean moji_stage_forecast(MojiStage *const *stages, int n, MojiBackend *backend, MojiForecast *f,
+                             GError **error)
+{
+    g_autofree MojiTape **tapes = g_new(MojiTape *, n);
+    *f = (MojiForecast){0};
+    for (int i = 0; i < n; i++)
+        tapes[i] = stages[i]->tape;
+    if (backend->forecast)
+        return backend->forecast(backend, tapes, n, f, error);
+    for (int i = 0; i < n; i++) {
+        f->activations += moji_tape_block_bytes(tapes[i]);
+        for (int k = 0; k < moji_tape_tensors(tapes[i]); k++) {
+            const MojiTensor *t = moji_tape_tensor(tapes[i], k);
+            f->weights += t->kind == MOJI_PARAMETER ? moji_tensor_bytes(t) : 0;
+        }
+    }
+    return TRUE;
+}
+
 gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error)
 {
     if (!s->prepared)

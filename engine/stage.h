@@ -38,6 +38,9 @@ MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, i
 MojiStage *moji_stage_encode(const MojiModel *m, MojiType type, int batch, int h, int w);
 void moji_stage_free(MojiStage *s); /* NULL is fine */
 
+/* What the backend's device will hold with all of these prepared; nothing is allocated. */
+gboolean moji_stage_forecast(MojiStage *const *stages, int n, MojiBackend *backend, MojiForecast *f,
+                             GError **error);
 /* Allocates and prepares, once; later calls do nothing. */
 gboolean moji_stage_prepare(MojiStage *s, MojiBackend *backend, GError **error);
 

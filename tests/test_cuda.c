@@ -110,10 +110,97 @@ static void test_loras(void)
         moji_image_free(image[i]);
 }
 
+/* What is foretold without weights is what is then allocated, to the byte. */
+static void test_forecast(void)
+{
+    g_autofree char *folder = moji_test_path("tiny-sd");
+    MojiBackend *b = moji_backend_open("cuda", 1, NULL);
+    MojiModel *bare = moji_model_configs(folder, NULL), *m = moji_model_open(folder, NULL);
+    MojiStage *told[] = {moji_stage_text(bare, MOJI_F16, 2, 1, FALSE),
+                         moji_stage_unet(bare, MOJI_F16, 2, 64, 64),
+                         moji_stage_vae(bare, MOJI_F16, 1, 64, 64)};
+    MojiStage *made[] = {moji_stage_text(m, MOJI_F16, 2, 1, FALSE),
+                         moji_stage_unet(m, MOJI_F16, 2, 64, 64),
+                         moji_stage_vae(m, MOJI_F16, 1, 64, 64)};
+    MojiForecast f;
+    int before = counts().allocations;
+    MOJI_CHECK(moji_stage_forecast(told, 3, b, &f, NULL), "it fails");
+    MOJI_CHECK(counts().allocations == before, "it allocates");
+    guint64 all = f.weights + f.activations + f.working + f.libraries;
+    gboolean ready = TRUE;
+    for (int i = 0; i < 3; i++)
+        ready = ready && moji_stage_prepare(made[i], b, NULL);
+    MOJI_CHECK(ready && counts().bytes == all, "%zu bytes, foretold %" G_GUINT64_FORMAT,
+               counts().bytes, all);
+    MOJI_CHECK(b->peak(b) >= counts().bytes - 4, "a peak of %" G_GUINT64_FORMAT, b->peak(b));
+    for (int i = 0; i < 3; i++) {
+        moji_stage_free(told[i]);
+        moji_stage_free(made[i]);
+    }
+    moji_model_free(m);
+    moji_model_free(bare);
+    moji_backend_close(b);
+    MOJI_CHECK(counts().blocks == 0, "%d blocks are left", counts().blocks);
+}
+
+/* With nothing loaded, the n-th allocation of a drawing fails: either the drawing does without, and
+ * is as it should be, or it tells. Goes on until there is no n-th. */
+static void test_allocations(void)
+{
+    MojiEngine *engine = engine_new();
+    MojiImage *want = draw_well(engine, NULL);
+    int failures = 0;
+    for (int n = 1, made = n; made >= n; n++) {
+        GError *error = NULL;
+        moji_engine_unload(engine);
+        int before = counts().allocations;
+        set_failure(n);
+        MojiImage *image = draw(engine, NULL, &error);
+        set_failure(0);
+        made = counts().allocations - before;
+        failures += !image;
+        MOJI_CHECK(image || (g_error_matches(error, MOJI_ERROR, MOJI_ERROR_MEMORY) &&
+                             strstr(error->message, "memory")),
+                   "allocation %d: %s", n, error ? error->message : "");
+        MOJI_CHECK(!image || same(image, want), "allocation %d: another picture", n);
+        g_clear_error(&error);
+        moji_image_free(image);
+    }
+    MOJI_CHECK(failures > 0, "no allocation was missed");
+    moji_image_free(want);
+    moji_engine_free(engine);
+    MOJI_CHECK(counts().blocks == 0, "%d blocks are left", counts().blocks);
+}
+
+/* Devices that are too small: for the plan, for the stages, for the backend itself. */
+static void test_small(void)
+{
+    GError *error = NULL;
+    MojiEngine *engine = engine_new();
+    set_memory((gsize)48 << 20);
+    MojiImage *image = draw(engine, NULL, &error);
+    MOJI_CHECK(!image && g_error_matches(error, MOJI_ERROR, MOJI_ERROR_MEMORY), "48 MiB: %s",
+               error ? error->message : "drawn");
+    g_clear_error(&error);
+    moji_image_free(image);
+    moji_engine_free(engine);
+    set_memory(1);
+    engine = moji_engine_new("cuda", 1, &error);
+    MOJI_CHECK(!engine && g_error_matches(error, MOJI_ERROR, MOJI_ERROR_MEMORY) &&
+                   strstr(error->message, "GPU memory"),
+               "no memory: %s", error ? error->message : "opened");
+    g_clear_error(&error);
+    set_memory((gsize)1 << 30);
+    MOJI_CHECK(counts().blocks == 0, "%d blocks are left", counts().blocks);
+}
+
 int main(void)
 {
     if (!find_shim())
         return 1;
     moji_test("cuda: LoRAs changed on a warm engine", test_loras);
+    moji_test("cuda: memory is foretold", test_forecast);
+    moji_test("cuda: each allocation fails once", test_allocations);
+    moji_test("cuda: devices that are too small", test_small);
     return moji_test_end();
 }

@@ -168,6 +168,10 @@ static void choose_fused(CudaPlan *plan, CudaStep *step)
     c.library = moji_cuda_attention_plan(plan->cuda, s, step->record->out->type, &o);
     if (!c.library)
         return;
+    if (plan->cuda->dry) { /* nothing can be timed; either wants no memory */
+        a->library = a->kernel ? NULL : c.library;
+        return;
+    }
     g_autofree char *key = g_strdup_printf(
         "attention %s %" G_GINT64_FORMAT "x%" G_GINT64_FORMAT "x%" G_GINT64_FORMAT " %d of %d",
         moji_type_name(step->record->out->type), s->batch, s->n, s->m, s->heads, s->width);

@@ -54,23 +54,15 @@ static Cuda *cuda_of(MojiBackend *b)
 
 static void *memory_new(MojiBackend *b, gsize bytes, GError **error)
 {
-    cuda_of(b);
-    void *memory = NULL;
-    if (bytes > G_MAXSSIZE || cudaMalloc(&memory, bytes)) {
-        cudaGetLastError();
-        g_set_error(error, MOJI_ERROR, MOJI_ERROR_MEMORY,
-                    "Not enough GPU memory: the block of activations wants %" G_GSIZE_FORMAT
-                    " bytes",
-                    bytes);
-        return NULL;
-    }
-    return memory;
+    void *memory;
+    return moji_cuda_allocate(cuda_of(b), &memory, bytes, "the block of activations", error)
+               ? memory
+               : NULL;
 }
 
 static void memory_free(MojiBackend *b, void *memory)
 {
-    cuda_of(b);
-    cudaFree(memory);
+    moji_cuda_free(cuda_of(b), memory);
 }
 
 static void memory_write(MojiBackend *b, void *memory, const void *host, gsize bytes)
@@ -86,28 +78,6 @@ static void memory_read(MojiBackend *b, const void *memory, void *host, gsize by
     if (cudaMemcpyAsync(host, memory, bytes, cudaMemcpyDeviceToHost, cuda->stream) ||
         cudaStreamSynchronize(cuda->stream))
         memset(host, 0xff, bytes);
-}
-
-static guint64 available(MojiBackend *b)
-{
-    cuda_of(b);
-    size_t left = 0, total = 0;
-    return cudaMemGetInfo(&left, &total) ? G_MAXUINT64 : left;
-}
-
-gboolean moji_cuda_scratch(Cuda *cuda, gsize bytes, GError **error)
-{
-    if (bytes <= cuda->scratch_bytes)
-        return TRUE;
-    cudaStreamSynchronize(cuda->stream);
-    cudaFree(cuda->scratch);
-    cuda->scratch = NULL;
-    cuda->scratch_bytes = 0;
-    cuda->scratch_turn++;
-    if (!moji_cuda_ok(cudaMalloc(&cuda->scratch, bytes), NULL, error))
-        return FALSE;
-    cuda->scratch_bytes = bytes;
-    return TRUE;
 }
 
 /* ---- prepare ---- */
@@ -247,6 +217,7 @@ static gboolean capture(CudaPlan *plan)
     if (graph)
         cudaGraphDestroy(graph);
     cudaGetLastError();
+    moji_cuda_note_use(plan->cuda);
     g_debug("cuda: %d steps %s", plan->steps, plan->graph ? "captured" : "cannot be captured");
     return plan->graph != NULL;
 }
@@ -346,8 +317,8 @@ static void close_cuda(MojiBackend *b)
     g_clear_pointer(&cuda->plans, g_hash_table_unref);
     moji_cuda_libraries_free(cuda->libraries);
     moji_cuda_slabs_free(cuda);
-    cudaFree(cuda->scratch);
-    cudaFree(cuda->bad);
+    moji_cuda_free(cuda, cuda->scratch);
+    moji_cuda_free(cuda, cuda->bad);
     if (cuda->stream)
         cudaStreamDestroy(cuda->stream);
     g_free(cuda->description);
@@ -402,9 +373,10 @@ static gboolean start(Cuda *cuda, GError **error)
 {
     guint64 memory;
     if (!choose_device(cuda, &memory, error) ||
-        !moji_cuda_ok(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), NULL,
-                      error) ||
-        !moji_cuda_ok(cudaMalloc((void **)&cuda->bad, sizeof *cuda->bad), NULL, error) ||
+        !moji_cuda_ok(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), NULL, error))
+        return FALSE;
+    cuda->left_at_start = cuda->least_left = moji_cuda_available(&cuda->base);
+    if (!moji_cuda_allocate(cuda, (void **)&cuda->bad, sizeof *cuda->bad, "the backend", error) ||
         !moji_cuda_ok(cudaMemsetAsync(cuda->bad, 0, sizeof *cuda->bad, cuda->stream), NULL, error))
         return FALSE;
     cuda->libraries = moji_cuda_libraries_new(cuda, error);
@@ -433,7 +405,9 @@ G_MODULE_EXPORT MojiBackend *moji_backend_cuda(int abi, GError **error)
                                .describe = describe,
                                .preferred = preferred,
                                .supports = supports,
-                               .available = available,
+                               .available = moji_cuda_available,
+                               .forecast = moji_cuda_forecast,
+                               .peak = moji_cuda_peak,
                                .memory_new = memory_new,
                                .memory_free = memory_free,
                                .write = memory_write,

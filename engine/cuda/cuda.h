@@ -2,6 +2,7 @@
  * by backend.c, so nothing outside of this folder includes this.
  *
  *     cuda.c        the device, memory, prepare, run as a graph, profile
+ *     memory.c      allocations, and what tapes will want
  *     upload.c      weights on the device, once for all tapes
  *     product.c     conv2d and linear: which library plan or kernel, and running it
  *     attention.c   attention: fused, or put together from products
@@ -40,6 +41,10 @@ typedef struct {
     GPtrArray *slabs; /* of CudaSlab: memory of weights */
     void *staging;    /* a piece of a weight, in the file's type */
     int *bad;         /* device: kernel_embed's complaint */
+
+    guint64 left_at_start, least_left; /* bytes of the device */
+    gboolean dry;                      /* a copy that allocates nothing: memory.c */
+    guintptr dry_address;
 } Cuda;
 
 typedef struct CudaOp CudaOp;
@@ -80,6 +85,19 @@ extern const CudaOp moji_cuda_group_norm, moji_cuda_layer_norm, moji_cuda_unary,
  * left) that names the step. */
 gboolean moji_cuda_ok(cudaError_t e, const CudaStep *step, GError **error);
 
+/* ---- memory.c ---- */
+
+/* cudaMalloc; MOJI_ERROR_MEMORY that says what wanted how much. */
+gboolean moji_cuda_allocate(Cuda *cuda, void **memory, gsize bytes, const char *what,
+                            GError **error);
+void moji_cuda_free(Cuda *cuda, void *memory);
+/* Looks how much is in use, for moji_cuda_peak. */
+void moji_cuda_note_use(Cuda *cuda);
+guint64 moji_cuda_available(MojiBackend *b);
+guint64 moji_cuda_peak(MojiBackend *b);
+gboolean moji_cuda_forecast(MojiBackend *b, MojiTape *const *tapes, int n, MojiForecast *f,
+                            GError **error);
+
 /* Makes sure that cuda->scratch has this many bytes. */
 gboolean moji_cuda_scratch(Cuda *cuda, gsize bytes, GError **error);
 
@@ -106,7 +124,9 @@ static inline gint64 moji_cuda_width(const MojiTensor *t)
  * and freed with the weights. NULL with the error set. */
 const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint64 taps,
                              GError **error);
+#define MOJI_CUDA_STAGING ((gsize)16 << 20)
 void moji_cuda_slabs_free(Cuda *cuda);
+guint64 moji_cuda_slabs_bytes(const Cuda *cuda);
 
 /* ---- tune.c ---- */
 
@@ -127,6 +147,7 @@ int moji_cuda_tune(Cuda *cuda, const char *key, int n, CudaTry try, gpointer dat
 CudaLibraries *moji_cuda_libraries_new(Cuda *cuda, GError **error);
 void moji_cuda_libraries_free(CudaLibraries *l);
 const char *moji_cuda_libraries_name(CudaLibraries *l); /* "cuBLAS 13.0, cuDNN 9.19" */
+gsize moji_cuda_libraries_bytes(CudaLibraries *l);
 
 typedef struct { /* what a plan works on; NULL where absent */
     const void *x, *w, *bias, *residual;

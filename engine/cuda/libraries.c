@@ -5,7 +5,8 @@ CudaLibraries *moji_cuda_libraries_new(Cuda *cuda, GError **error)
 {
     CudaLibraries *l = g_new0(CudaLibraries, 1);
     const char *failed = NULL;
-    if (!moji_cuda_ok(cudaMalloc(&l->workspace, MOJI_CUDA_WORKSPACE), NULL, error)) {
+    if (!moji_cuda_allocate(cuda, &l->workspace, MOJI_CUDA_WORKSPACE, "the libraries' workspace",
+                            error)) {
         moji_cuda_libraries_free(l);
         return NULL;
     }
@@ -43,6 +44,12 @@ const char *moji_cuda_libraries_name(CudaLibraries *l)
     return l->name;
 }
 
+gsize moji_cuda_libraries_bytes(CudaLibraries *l)
+{
+    (void)l;
+    return MOJI_CUDA_WORKSPACE;
+}
+
 static gboolean run_nothing(Cuda *cuda, CudaLibraryPlan *plan, const CudaOperands *o)
 {
     (void)cuda;
@@ -63,6 +70,8 @@ CudaLibraryPlan *moji_cuda_kept_plan(Cuda *cuda, const char *key,
 {
     static CudaLibraryPlan nothing = {run_nothing, free_nothing};
     CudaLibraryPlan *plan = g_hash_table_lookup(cuda->plans, key);
+    if (!plan && cuda->dry)
+        return NULL;
     if (!plan) {
         plan = make(cuda, key, data);
         if (!plan)

@@ -10,7 +10,6 @@
 #include "cuda.h"
 
 #define SLAB_BYTES ((gsize)64 << 20)
-#define STAGING_BYTES ((gsize)16 << 20)
 #define ALIGNMENT 256
 
 struct CudaSlab {
@@ -29,7 +28,7 @@ typedef struct {
 
 static void slab_free(CudaSlab *slab)
 {
-    cudaFree(slab->memory);
+    moji_cuda_free(slab->cuda, slab->memory);
     g_ptr_array_remove_fast(slab->cuda->slabs, slab);
     g_free(slab);
 }
@@ -38,7 +37,15 @@ void moji_cuda_slabs_free(Cuda *cuda)
 {
     g_assert(!cuda->slabs || cuda->slabs->len == 0); /* weights must be gone first */
     g_clear_pointer(&cuda->slabs, g_ptr_array_unref);
-    cudaFree(cuda->staging);
+    moji_cuda_free(cuda, cuda->staging);
+}
+
+guint64 moji_cuda_slabs_bytes(const Cuda *cuda)
+{
+    guint64 bytes = 0;
+    for (guint i = 0; i < cuda->slabs->len; i++)
+        bytes += ((const CudaSlab *)cuda->slabs->pdata[i])->bytes;
+    return bytes;
 }
 
 static void copy_free(gpointer data)
@@ -59,10 +66,7 @@ static CudaSlab *slab_with_room(Cuda *cuda, gsize bytes, const char *what, GErro
     CudaSlab *slab = g_new0(CudaSlab, 1);
     slab->cuda = cuda;
     slab->bytes = MAX(bytes, SLAB_BYTES);
-    if (cudaMalloc((void **)&slab->memory, slab->bytes)) {
-        cudaGetLastError();
-        g_set_error(error, MOJI_ERROR, MOJI_ERROR_MEMORY,
-                    "Not enough GPU memory: %s wants %" G_GSIZE_FORMAT " bytes", what, bytes);
+    if (!moji_cuda_allocate(cuda, (void **)&slab->memory, slab->bytes, what, error)) {
         g_free(slab);
         return NULL;
     }
@@ -89,7 +93,7 @@ static cudaError_t fill(const Copy *to, const MojiWeight *w)
 {
     Cuda *cuda = to->slab->cuda;
     gsize size = moji_type_bytes(w->type), row = to->in * to->taps;
-    gint64 step = MAX(STAGING_BYTES / (row * size), 1);
+    gint64 step = MAX(MOJI_CUDA_STAGING / (row * size), 1);
     cudaError_t e = cudaSuccess;
     for (gint64 o = 0; o < to->out && !e; o += step) {
         gint64 rows = MIN(step, to->out - o);
@@ -122,12 +126,13 @@ const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint
         return copy->data;
     /* a row must fit into the staging memory; without taps there are no rows to keep together */
     gint64 in = taps > 1 ? weight->dim[1] : 1, out = n / (in * taps);
-    if (in * taps * moji_type_bytes(weight->type) > STAGING_BYTES) {
+    if (in * taps * moji_type_bytes(weight->type) > MOJI_CUDA_STAGING) {
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_BACKEND, "%s is too wide for the CUDA backend",
                     weight->name);
         return NULL;
     }
-    if (!cuda->staging && !moji_cuda_ok(cudaMalloc(&cuda->staging, STAGING_BYTES), NULL, error))
+    if (!cuda->staging &&
+        !moji_cuda_allocate(cuda, &cuda->staging, MOJI_CUDA_STAGING, weight->name, error))
         return NULL;
     copy = copy_new(cuda, n * moji_type_bytes(type), weight->name, error);
     if (!copy)
@@ -136,7 +141,7 @@ const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint
     copy->out = out;
     copy->in = in;
     copy->taps = taps;
-    if (!moji_cuda_ok(fill(copy, weight), NULL, error)) {
+    if (!cuda->dry && !moji_cuda_ok(fill(copy, weight), NULL, error)) {
         copy_free(copy);
         return NULL;
     }

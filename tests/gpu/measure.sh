@@ -127,6 +127,9 @@ speed() {
     target "SD 1.4, 512 px, f16, guidance: U-Net" ">= 200 steps/s" "$steps" "$steps >= 200"
     target "20-step emoji, warm engine to pixels" "<= 130 ms" "$emoji" "0 < $emoji <= 130"
     target "peak GPU memory of that, MiB" "<= 3072" "$mib" "0 < $mib <= 3072"
+    stated=$(number "$OUT/draw.json" draw memory_stated)
+    most=$(number "$OUT/draw.json" draw memory_peak)
+    target "memory stated before, bytes, to the most in use, $most" "within 5 %" "$stated" "0 < $most and abs($stated - $most) <= 0.05 * $most"
     gain=$($python -c "print(round(8 * (20 * $one + $vae) / max(20 * $eight + $vae8, 1e-9), 2))")
     target "batch 8 against 1, networks alone, 20 steps" ">= 1.5 x" "$gain" "$one > 0 and $gain >= 1.5"
     pictures=$($python -c "print(round(16000 / max(20 * $mini + $mini_vae, 1e-9), 1))")

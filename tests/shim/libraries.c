@@ -24,6 +24,12 @@ const char *moji_cuda_libraries_name(CudaLibraries *l)
     return "no libraries";
 }
 
+gsize moji_cuda_libraries_bytes(CudaLibraries *l)
+{
+    (void)l;
+    return 0;
+}
+
 CudaLibraryPlan *moji_cuda_product_plan(Cuda *cuda, const KernelProduct *shape, MojiType type,
                                         const CudaOperands *o)
 {

@@ -9,7 +9,7 @@
 /* Raised when this struct, or what it is made of, changes: a shared object of another one is
  * refused.
  */
-#define MOJI_BACKEND_ABI 3
+#define MOJI_BACKEND_ABI 4
 
 /* Bytes of a device's memory that tapes will want together. */
 typedef struct {

@@ -312,6 +312,11 @@ printed 'decoder.layers'
 run 3 explain --model "$tiny" --vae nowhere vae
 said 'nowhere: there is no such VAE'
 row "explain, without weights too"
+run 0 explain --model bare --backend cpu --type f32 draw
+for word in weights activations 'all  *[1-9]'; do
+    printed "$word"
+done
+row "explain states the memory of a drawing"
 
 run 0 bench --model "$tiny" --size 64 --runs 1 --steps 1 --threads 1 --json figures.json
 for word in text: unet: vae: draw: 'limits measured here'; do

@@ -81,8 +81,8 @@ const char *moji_shim_error(void);
 
 /* The device's memory: 1 GiB unless set, less only than what is in use. */
 void moji_shim_memory(size_t bytes);
-/* The n-th cudaMalloc from now on fails, and no other; 0: none does. */
-void moji_shim_fail(int n);
+/* The n-th cudaMalloc from now on fails, and so many in all after each other; 0: none does. */
+void moji_shim_fail(int n, int times);
 typedef struct {
     int allocations;    /* cudaMalloc, since the start */
     int graphs;         /* made, since the start */

@@ -79,7 +79,7 @@ bool failed;
 
 std::unordered_map<void *, size_t> blocks; /* of device memory */
 size_t device_bytes = (size_t)1 << 30;
-int fails_in;
+int fails_in, fails_left;
 MojiShimCounts counts;
 
 void fail(const char *format, ...)
@@ -359,9 +359,10 @@ void moji_shim_memory(size_t bytes)
     counts.most = counts.bytes;
 }
 
-void moji_shim_fail(int n)
+void moji_shim_fail(int n, int times)
 {
     fails_in = n;
+    fails_left = times;
 }
 
 MojiShimCounts moji_shim_counts(void)
@@ -423,7 +424,11 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 
 cudaError_t cudaMalloc(void **memory, size_t bytes)
 {
-    bool fails = fails_in > 0 && --fails_in == 0;
+    bool fails = fails_in == 1 && fails_left > 0;
+    if (fails)
+        fails_left--;
+    else if (fails_in > 1)
+        fails_in--;
     *memory = nullptr;
     counts.allocations++;
     if (fails || bytes > device_bytes - std::min(device_bytes, counts.bytes))

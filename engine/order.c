@@ -385,6 +385,18 @@ static gboolean choose_edit(MojiOrder *o, const MojiRequest *r, const MojiModel 
     return TRUE;
 }
 
+/* A model that lists what it draws knows few words, and makes something or other of the rest. A LoRA
+ * or an inversion may have taught it more. */
+static void judge_words(MojiOrder *o, const MojiModel *m)
+{
+    if (!m->tokenizer || !m->card.names || o->loras->len || o->chunks[1]->learnt)
+        return;
+    g_autofree char *strange = moji_prompt_strange_words(o->subject, m->tokenizer);
+    if (strange)
+        moji_order_warn(o, "%s was never taught: %s. \"moji info\" lists what it draws.",
+                        m->card.name ? m->card.name : "This model", strange);
+}
+
 /* Both texts as ids, padded to one length. */
 static gboolean make_chunks(MojiOrder *o, const MojiModel *m, GError **error)
 {
@@ -499,6 +511,7 @@ MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **err
         moji_order_free(o);
         return NULL;
     }
+    judge_words(o, m);
     compare_inversions(o);
     return o;
 }

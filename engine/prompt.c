@@ -320,6 +320,32 @@ MojiChunks *moji_prompt_chunks(const char *prompt, const MojiTokenizer *t,
     return c;
 }
 
+static void judge_word(const char *word, gsize bytes, const MojiTokenizer *t, GString *strange)
+{
+    g_autofree char *text = g_strndup(word, bytes);
+    g_autoptr(GArray) ids = moji_tokenizer_content(t, text);
+    if (ids->len > 1)
+        g_string_append_printf(strange, "%s%s", strange->len ? ", " : "", text);
+}
+
+char *moji_prompt_strange_words(const char *prompt, const MojiTokenizer *t)
+{
+    g_autoptr(GArray) parts = moji_prompt_parse(prompt);
+    g_autoptr(GString) strange = g_string_new(NULL);
+    for (guint i = 0; i < parts->len; i++) {
+        const char *word = g_array_index(parts, MojiPromptPart, i).text;
+        while (*word) {
+            const char *end = word;
+            while (*end && g_unichar_isalpha(g_utf8_get_char(end)))
+                end = g_utf8_next_char(end);
+            if (end > word)
+                judge_word(word, end - word, t, strange);
+            word = *end ? g_utf8_next_char(end) : end;
+        }
+    }
+    return strange->len ? g_strdup(strange->str) : NULL;
+}
+
 void moji_chunks_free(MojiChunks *c)
 {
     if (!c)

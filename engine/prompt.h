@@ -37,6 +37,11 @@ typedef struct {
 /* MojiPromptPart elements, freed with the array. */
 GArray *moji_prompt_parse(const char *prompt);
 
+/* The words of letters that the vocabulary spells in several tokens, separated by ", "; NULL if there
+ * are none. To a model whose vocabulary was made from its own captions they say next to nothing.
+ * Caller frees. */
+char *moji_prompt_strange_words(const char *prompt, const MojiTokenizer *t);
+
 typedef struct {
     int count, n;          /* chunks; ids a chunk, moji_tokenizer_length */
     gint32 *ids;           /* [count,n] */

@@ -330,6 +330,21 @@ static void test_card(void)
     expect_text(r, "background", "none");
 }
 
+/* Only a model that lists what it draws says which words it was never taught. */
+static void test_strange_words(void)
+{
+    g_autofree char *folder = model_copy("strange words");
+    g_autofree char *path = g_build_filename(folder, "moji.json", NULL);
+    g_autoptr(MojiRequest) r = request_new(1);
+    set(&r->model, folder);
+    set(&r->prompt, "cat, qwzx");
+    expect_text(r, "warning", "nothing");
+    g_file_set_contents(path, "{\"name\": \"tiny\", \"draws\": {\"en\": [\"cat\"]}}", -1, NULL);
+    expect_text(r, "warning", "tiny was never taught: qwzx.");
+    set(&r->prompt, "cat");
+    expect_text(r, "warning", "nothing");
+}
+
 /* A background named in the prompt is the one drawn and told, in the prompt's language; one that
  * was asked for comes first. */
 static void test_own_background(void)
@@ -587,6 +602,7 @@ int main(void)
     moji_test("draw: cancelled in every phase", test_cancel);
     moji_test("draw: previews' colours are fitted", test_sketch);
     moji_test("draw: the card's words fill the prompt", test_card);
+    moji_test("draw: words that the model was never taught are told", test_strange_words);
     moji_test("draw: a background that the prompt names", test_own_background);
     moji_test("draw: Korean for an English model", test_korean);
     moji_test("draw: a long prompt loses its end, not its background", test_long_prompt);

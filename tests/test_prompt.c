@@ -302,6 +302,24 @@ static void test_words_of_a_recipe(void)
     moji_engine_free(engine);
 }
 
+static void test_strange(void)
+{
+    static const struct {
+        const char *prompt, *want;
+    } rows[] = {
+        {"cat", NULL},
+        {"", NULL},
+        {"12, !? 34", NULL},
+        {"cat, qwzx!", "qwzx"},
+        {"(qwzx:1.2) cat, (뷁뷁)", "qwzx, 뷁뷁"},
+    };
+    for (gsize i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *found = moji_prompt_strange_words(rows[i].prompt, tokenizer);
+        MOJI_CHECK(!g_strcmp0(found, rows[i].want), "\"%s\": \"%s\", expected \"%s\"",
+                   rows[i].prompt, found, rows[i].want);
+    }
+}
+
 int main(void)
 {
     g_autofree char *folder = moji_test_path("tiny-sd/tokenizer");
@@ -319,6 +337,7 @@ int main(void)
     tokenizer = moji_tokenizer_open(folder, 77, NULL);
     moji_test("prompt: the grammar of emphasis", test_grammar);
     moji_test("prompt: plain text stays as it was", test_plain);
+    moji_test("prompt: words that the vocabulary has to spell", test_strange);
     moji_test("prompt: chunks", test_layout);
     moji_test("prompt: embeddings against a reference", test_reference);
     moji_test("prompt: two prompts of other lengths", test_two_lengths);

@@ -385,8 +385,8 @@ static gboolean choose_edit(MojiOrder *o, const MojiRequest *r, const MojiModel 
     return TRUE;
 }
 
-/* A model that lists what it draws knows few words, and makes something or other of the rest. A LoRA
- * or an inversion may have taught it more. */
+/* A model that lists what it draws knows few words, and makes something or other of the rest. A
+ * LoRA or an inversion may have taught it more. */
 static void judge_words(MojiOrder *o, const MojiModel *m)
 {
     if (!m->tokenizer || !m->card.names || o->loras->len || o->chunks[1]->learnt)

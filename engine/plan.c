@@ -118,7 +118,10 @@ static void find_lifetimes(MojiTape *tape)
         r->out->first = r->out->last = i;
         for (int k = 0; k < MOJI_MAX_INPUTS; k++)
             if (r->in[k] && r->in[k]->kind != MOJI_PARAMETER)
-                moji_tensor_base(r->in[k])->last = i;
+                moji_tensor_base(r->in[k])->last = MAX(moji_tensor_base(r->in[k])->last, i);
+        /* a convolution of an enlarged image may be computed from the small one */
+        if (r->op == MOJI_OP_UPSAMPLE)
+            moji_tensor_base(r->in[0])->last = MIN(i + 1, end - 1);
     }
     for (guint id = 0; id < tape->tensors->len; id++) {
         MojiTensor *t = tape->tensors->pdata[id];

@@ -256,8 +256,32 @@ static void check_conv(TwinConv c, gboolean bias, gboolean residual)
     rig_free(r);
 }
 
+/* A convolution of an enlarged image, which a backend may compute from the small one. */
+static void check_enlarged(gint64 b, gint64 h, gint64 w, gint64 in, gint64 out, gboolean residual)
+{
+    Rig *r = rig_new();
+    TwinConv c = {b, 2 * h, 2 * w, in, out, 3, 1, 1, 1};
+    MojiTensor *x = rig_input(r, 4, (gint64[]){b, h, w, in}, 0, 1);
+    double *weight = rig_weight(r, "c.weight", 4, (gint64[]){out, in, 3, 3}, 0, 2 / sqrt(in * 3));
+    double *bias = rig_weight(r, "c.bias", 1, &out, 0, 1);
+    MojiTensor *large = moji_upsample(r->tape, x);
+    MojiTensor *y = moji_conv2d(r->tape, "c", large, (MojiConv){.out = out, .kernel = 3, .pad = 1});
+    if (residual)
+        y = moji_add(r->tape, y, rig_input(r, 4, y->dim, 0, 1));
+    g_autofree double *enlarged = g_new(double, moji_tensor_count(large));
+    g_autofree double *expected = g_new(double, moji_tensor_count(y));
+    twin_upsample(enlarged, r->value[0], b, h, w, in);
+    twin_conv2d(expected, enlarged, weight, bias, residual ? r->value[1] : NULL, &c);
+    rig_check(r, y, expected);
+    rig_free(r);
+}
+
 static void test_conv2d(void)
 {
+    check_enlarged(2, 5, 7, 96, 64, FALSE);
+    check_enlarged(1, 1, 1, 32, 32, FALSE);
+    check_enlarged(2, 6, 3, 40, 72, TRUE);
+    check_enlarged(1, 30, 34, 64, 96, FALSE);
     check_conv((TwinConv){2, 8, 8, 4, 320, 3, 1, 1, 1}, TRUE, FALSE);   /* conv_in */
     check_conv((TwinConv){2, 6, 6, 320, 4, 3, 1, 1, 1}, TRUE, FALSE);   /* conv_out */
     check_conv((TwinConv){2, 6, 6, 160, 96, 3, 1, 1, 1}, TRUE, TRUE);   /* a ResNet's second */
@@ -273,6 +297,9 @@ static void test_conv2d(void)
     check_conv((TwinConv){1, 5, 7, 4, 4, 1, 1, 0, 0}, TRUE, FALSE);     /* post_quant_conv */
     check_conv((TwinConv){1, 8, 8, 32, 24, 1, 2, 0, 0}, FALSE, FALSE);
     check_conv((TwinConv){1, 20, 20, 24, 40, 3, 1, 1, 1}, TRUE, TRUE);
+    check_conv((TwinConv){3, 7, 5, 40, 50, 3, 1, 1, 1}, TRUE, TRUE);     /* odd everywhere */
+    check_conv((TwinConv){2, 11, 13, 544, 33, 3, 1, 1, 1}, TRUE, FALSE); /* sums in two parts */
+    check_conv((TwinConv){2, 40, 60, 160, 32, 3, 1, 1, 1}, TRUE, TRUE);  /* several bands */
 }
 
 static void check_linear(int rank, const gint64 *dim, gint64 out, gboolean bias, gboolean residual)
@@ -299,6 +326,8 @@ static void test_linear(void)
     check_linear(3, (gint64[]){2, 77, 768}, 320, FALSE, FALSE); /* to_k of the text */
     check_linear(2, (gint64[]){2, 320}, 1280, TRUE, FALSE);     /* time embedding */
     check_linear(2, (gint64[]){1, 20}, 24, TRUE, FALSE);
+    check_linear(2, (gint64[]){4100, 32}, 1024, TRUE, FALSE); /* more than a cache holds */
+    check_linear(2, (gint64[]){45, 5120}, 64, TRUE, TRUE);
     check_linear(3, (gint64[]){3, 5, 13}, 7, FALSE, TRUE);
     check_linear(2, (gint64[]){1, 1}, 1, TRUE, TRUE);
     check_linear(4, (gint64[]){2, 3, 3, 40}, 40, TRUE, TRUE);

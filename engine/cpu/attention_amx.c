@@ -39,18 +39,17 @@ gsize moji_cpu_amx_work_bytes(gint64 padded_width)
     return sizeof(Work) + ROWS * padded_width * (sizeof(guint16) + sizeof(float));
 }
 
-static void configure(void)
+/* Constant: compilers believe that the instruction reads 8 bytes, and leave out stores to others.
+ */
+void moji_cpu_amx_configure(void)
 {
-    struct {
+    static const struct {
         guint8 palette, start_row, reserved[14];
         guint16 row_bytes[16];
         guint8 rows[16];
-    } __attribute__((packed)) config = {.palette = 1};
+    } __attribute__((packed))
+    config = {.palette = 1, .row_bytes = {[0 ... 7] = 64}, .rows = {[0 ... 7] = TILE}};
     G_STATIC_ASSERT(sizeof config == 64);
-    for (int i = 0; i < 8; i++) {
-        config.row_bytes[i] = 64;
-        config.rows[i] = TILE;
-    }
     _tile_loadconfig(&config);
 }
 
@@ -257,7 +256,7 @@ void moji_cpu_amx_attend(void *work, const CpuAmxHead *h, gint64 first, gint64 r
     gint64 end = h->causal ? first + 1 : h->m;
     unsigned before = _mm_getcsr();
     _mm_setcsr(before | 0x8000); /* flush to zero: results below the smallest normal are slow */
-    configure();
+    moji_cpu_amx_configure();
     for (gint64 j = 0; j < h->padded_m; j += CHUNK) {
         gint64 keys = MIN(CHUNK, h->padded_m - j);
         multiply_keys(w, q, (const char *)h->k + j * width * 2, keys, width);

@@ -1,5 +1,5 @@
 /* attention_amx.h: attention in bf16 for processors with matrix tiles. To be called only where
- * oneDNN reports AMX, which then has asked the system for the tiles' state. */
+ * Cpu.amx says so: the system has been asked for the tiles' state then. */
 #pragma once
 #include "kernels.h"
 
@@ -15,6 +15,9 @@ typedef struct { /* one head of one image; bf16 */
     float scale;
     gboolean causal;
 } CpuAmxHead;
+
+/* Makes all tiles 16 rows of 64 bytes for this thread, which must release them when it is done. */
+void moji_cpu_amx_configure(void);
 
 gsize moji_cpu_amx_work_bytes(gint64 padded_width);
 /* k or v [m,width], rows row_bytes apart; packed has padded_m * padded_width values. */

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define HUGE_PAGE (2 << 20)
 
@@ -281,6 +283,17 @@ static int usable_cores(void)
     return MAX(1, (int)g_get_num_processors());
 }
 
+/* Linux keeps the tiles' 8 KiB of state only for processes that ask. */
+static gboolean may_use_tiles(void)
+{
+#if defined(__x86_64__) && defined(__linux__)
+    const long request_permission = 0x1023, tile_data = 18; /* arch_prctl's, of asm/prctl.h */
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return FALSE;
+#endif
+}
+
 static void close_cpu(MojiBackend *b)
 {
     Cpu *cpu = (Cpu *)b;
@@ -319,7 +332,8 @@ MojiBackend *moji_backend_cpu(int threads, GError **error)
     }
     dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
     cpu->kernels = moji_cpu_kernels();
-    cpu->amx = (isa & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx;
+    cpu->amx =
+        (isa & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx && may_use_tiles();
     cpu->bf16 = (isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
     const dnnl_version_t *v = dnnl_version();
     g_autofree char *processor = processor_name();

@@ -16,7 +16,7 @@ typedef struct {
     int threads;
     char *description;
     gboolean bf16; /* this processor multiplies bf16 */
-    gboolean amx;  /* and has matrix tiles for it */
+    gboolean amx;  /* and has matrix tiles for it, which the system lets us use */
     const CpuKernels *kernels;
     dnnl_engine_t engine;
     dnnl_stream_t stream;
@@ -64,6 +64,12 @@ void *moji_cpu_alloc(gsize bytes, const char *what, GError **error);
 /* A parameter as `type`, F32 or BF16, in the order of the file: the file's own memory where it has
  * that type already, else a copy kept with the weight. */
 const void *moji_cpu_plain(CpuPlan *plan, MojiWeight *weight, MojiType type, GError **error);
+
+/* A parameter as `type`, F32 or BF16, in the order of the file: the file's own memory, or one that
+ * prepare keeps for the next. */
+const void *moji_cpu_staged(CpuPlan *plan, const MojiWeight *weight, MojiType type, GError **error);
+/* Lets the file's pages that hold nothing but this weight leave memory. */
+void moji_cpu_drop_pages(const MojiWeight *weight);
 
 const CpuKernels *moji_cpu_kernels(void); /* the best for this processor */
 

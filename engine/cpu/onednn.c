@@ -144,28 +144,22 @@ static char *layout_key(const dnnl_memory_desc_t *md)
     return g_string_free(key, FALSE);
 }
 
-/* The file's values as `type` in memory oneDNN can read: f16 is converted, bytes at odd addresses
- * are copied, to memory that prepare keeps for the next weight; *found gets the type of it. */
-static const void *readable(CpuPlan *plan, const MojiWeight *w, MojiType type, MojiType *found,
-                            GError **error)
+const void *moji_cpu_staged(CpuPlan *plan, const MojiWeight *w, MojiType type, GError **error)
 {
-    gsize n = w->bytes / moji_type_bytes(w->type);
-    *found = w->type == MOJI_F16 ? type : w->type;
-    if (w->type != MOJI_F16 && (guintptr)w->data % moji_type_bytes(w->type) == 0)
+    if (w->type == type && (guintptr)w->data % moji_type_bytes(type) == 0)
         return w->data;
-    gsize bytes = n * moji_type_bytes(*found);
+    gsize n = w->bytes / moji_type_bytes(w->type), bytes = n * moji_type_bytes(type);
     if (plan->staging_bytes < bytes) {
         moji_cpu_free(plan->staging);
         plan->staging = moji_cpu_alloc(bytes, w->name, error);
         plan->staging_bytes = plan->staging ? bytes : 0;
     }
     if (plan->staging)
-        moji_cpu_convert(plan->cpu, plan->staging, *found, w->data, w->type, n);
+        moji_cpu_convert(plan->cpu, plan->staging, type, w->data, w->type, n);
     return plan->staging;
 }
 
-/* Lets the file's pages that hold nothing but this weight leave memory. */
-static void drop_pages(const MojiWeight *w)
+void moji_cpu_drop_pages(const MojiWeight *w)
 {
     gsize page = sysconf(_SC_PAGESIZE);
     guintptr start = ((guintptr)w->data + page - 1) / page * page;
@@ -201,8 +195,10 @@ const void *moji_cpu_reordered(CpuPlan *plan, const CpuStep *step, MojiWeight *w
     void *made = moji_weight_prepared(weight, key);
     if (made)
         return made;
-    MojiType type = wanted->data_type == dnnl_bf16 ? MOJI_BF16 : MOJI_F32, found;
-    const void *source = readable(plan, weight, type, &found, error);
+    /* oneDNN reads f32 and bf16 */
+    MojiType type = wanted->data_type == dnnl_bf16 ? MOJI_BF16 : MOJI_F32;
+    MojiType found = weight->type == MOJI_F16 ? type : weight->type;
+    const void *source = moji_cpu_staged(plan, weight, found, error);
     if (!source)
         return NULL;
     made = moji_cpu_alloc(dnnl_memory_desc_get_size(wanted), weight->name, error);
@@ -212,6 +208,6 @@ const void *moji_cpu_reordered(CpuPlan *plan, const CpuStep *step, MojiWeight *w
         g_clear_pointer(&made, moji_cpu_free);
     if (made)
         moji_weight_set_prepared(weight, key, made, moji_cpu_free);
-    drop_pages(weight);
+    moji_cpu_drop_pages(weight);
     return made;
 }

@@ -1,5 +1,7 @@
 /* product.c: conv2d and linear, on oneDNN.
  *
+ * In bf16 on a processor with matrix tiles most go to product_tiles.c.
+ *
  * A 1x1 convolution of stride 1 is a linear layer of its pixels, so both are prepared by one
  * function for the matrix product and another for the real convolution.
  *
@@ -7,6 +9,7 @@
  * the residual the primitive adds to what is there (sum); elsewhere it reads it beside (binary),
  * unless that would take a slow implementation: then the residual is copied first, and summed. */
 #include "onednn.h"
+#include "product_tiles.h"
 #include <string.h>
 
 typedef struct {
@@ -157,6 +160,12 @@ static gboolean prepare(CpuPlan *plan, CpuStep *step, GError **error)
 {
     MojiRecord *r = step->record;
     Shapes s;
+#if defined(__x86_64__)
+    if (moji_cpu_tiles_fit(plan, r)) {
+        step->op = &moji_cpu_tiles;
+        return step->op->prepare(plan, step, error);
+    }
+#endif
     gboolean pixels = r->op == MOJI_OP_CONV2D && r->attr.conv.kernel == 1 &&
                       r->attr.conv.stride == 1 && r->attr.conv.pad_begin == 0 &&
                       r->attr.conv.pad_end == 0;

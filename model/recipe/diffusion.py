@@ -21,6 +21,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import captions
+import frog
 from common import BACKGROUNDS, Clock, Ema, Team, compose, device_setup, rgb, save, to_tensor
 from norm import fuse_norms
 from scenes import scenes, tables
@@ -177,9 +178,9 @@ def train_text(args):
 
 def draw_shares(found):
     """Every scene's share of the draws: a kind's share is divided evenly, and held-out scenes are never drawn."""
-    kind = np.array([s.held_out * 3 or (s.thing >= 0) + 2 * (s.mood >= 0 and s.thing < 0) for s in found])
+    kind = np.array([s.held_out * 3 or (s.thing >= 0) + 2 * (s.mood >= 0 and s.thing < 0 and s.style != frog.STYLE) for s in found])
     share = np.zeros(len(found))
-    for k, part in enumerate((0.4, 0.4, 0.2)):      # single things, with something, with a mood
+    for k, part in enumerate((0.48, 0.4, 0.12)):    # single things and the frog, with something, with a mood
         if (kind == k).any():
             share[kind == k] = part / (kind == k).sum()
     return share / share.sum()

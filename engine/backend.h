@@ -9,7 +9,7 @@
 /* Raised when this struct, or what it is made of, changes: a shared object of another one is
  * refused.
  */
-#define MOJI_BACKEND_ABI 4
+#define MOJI_BACKEND_ABI 5
 
 /* Bytes of a device's memory that tapes will want together. */
 typedef struct {
@@ -20,8 +20,9 @@ struct MojiBackend {
     const char *name; /* "cpu", "cuda" */
     char *note;       /* why "auto" took no faster one, a line for people; NULL if there is none */
     gboolean renews;  /* changed weights are renewed in place, so tapes stay prepared: weights.h */
-    int pictures;     /* drawn at once: more are no faster */
-    int span;         /* records that moji_tape_run runs between two looks at its cancellable */
+    gboolean returns_early; /* run may return before it is done; read waits for it */
+    int pictures;           /* drawn at once: more are no faster */
+    int span; /* records that moji_tape_run runs between two looks at its cancellable */
     /* One line for people: processor, instruction set, library version. Owned by the backend. */
     const char *(*describe)(MojiBackend *b);
     /* The type that this processor runs fastest without loss that shows. */

@@ -120,10 +120,10 @@ static void put_together(const MojiDrawing *d, const float *without, const float
         out[i] = without[i] + guidance * (with[i] - without[i]);
 }
 
-/* The U-Net's word on every picture's input: all of them without the prompt, then all with it. In
- * the place of a picture that is not there, as the last of some may be, the first is drawn again.
- */
-static gboolean predict(MojiDrawing *d, Picture *p, int n, float timestep, GError **error)
+/* Asks for the U-Net's word on every picture's input: all of them without the prompt, then all with
+ * it. In the place of a picture that is not there, as the last of some may be, the first is drawn
+ * again. */
+static gboolean ask(MojiDrawing *d, const Picture *p, int n, float timestep, GError **error)
 {
     MojiStage *s = d->e->unet;
     int samples = d->prompts * d->pictures;
@@ -137,8 +137,15 @@ static gboolean predict(MojiDrawing *d, Picture *p, int n, float timestep, GErro
     moji_tape_write(s->tape, s->in[0], all);
     moji_tape_write(s->tape, s->in[1], times);
     moji_tape_write(s->tape, s->in[2], d->context);
-    if (!moji_tape_run(s->tape, d->cancel, error))
-        return FALSE;
+    return moji_tape_run(s->tape, d->cancel, error);
+}
+
+/* What it said, put together. */
+static gboolean hear(MojiDrawing *d, Picture *p, int n, GError **error)
+{
+    MojiStage *s = d->e->unet;
+    int samples = d->prompts * d->pictures;
+    g_autofree float *all = g_new(float, samples * d->count);
     moji_tape_read(s->tape, s->out, all);
     if (!moji_drawing_finite(d, all, samples * d->count, "unet", error))
         return FALSE;
@@ -185,18 +192,24 @@ static gboolean take_steps(MojiDrawing *d, Picture *p, int n, int first, GError 
 {
     const MojiSampler *s = p->sampler; /* the first picture's; all take the same steps */
     int calls = moji_sampler_calls(s);
+    gboolean early = d->e->backend->returns_early; /* then there is time while the U-Net runs */
     for (int i = first; i < calls; i++) {
         double start = moji_drawing_now();
         for (int k = 0; k < n; k++)
             moji_sampler_input(p[k].sampler, i, p[k].x, p[k].input, d->count);
-        if (!predict(d, p, n, moji_sampler_timestep(s, i), error))
+        if (!ask(d, p, n, moji_sampler_timestep(s, i), error))
+            return FALSE;
+        if (early && i > first)
+            tell_step(d, s, i - first, calls - first);
+        if (!hear(d, p, n, error))
             return FALSE;
         d->e->times.unet += moji_drawing_now() - start;
         d->e->times.unet_calls++;
         for (int k = 0; k < n; k++)
             if (!take_step(d, &p[k], i, error))
                 return FALSE;
-        tell_step(d, s, i + 1 - first, calls - first);
+        if (!early || i + 1 == calls)
+            tell_step(d, s, i + 1 - first, calls - first);
     }
     for (int k = 0; k < n; k++)
         if (!moji_drawing_finite(d, p[k].x, d->count, "unet", error))

@@ -108,21 +108,6 @@ cudaError_t kernel_conv2d(void *y, const void *x, const void *weight, const floa
                           const void *residual, const KernelConv *shape, KernelType type,
                           cudaStream_t stream);
 
-/* ---- the sampler: f32 latents that never leave the device ---- */
-
-/* both [2,n] -> y [n]: without + *guidance * (with - without). */
-cudaError_t kernel_guidance(float *y, const float *both, const float *guidance, int64_t n,
-                            cudaStream_t stream);
-#define KERNEL_MAX_TERMS 8
-typedef struct {
-    const float *x[KERNEL_MAX_TERMS];
-    int count;
-} KernelTerms;
-/* y = sum of factor[i] x[i]: every deterministic sampler's step. factor is on the device, so that
- * one captured launch serves all steps. y may be any of the terms. */
-cudaError_t kernel_combine(float *y, const KernelTerms *terms, const float *factor, int64_t n,
-                           cudaStream_t stream);
-
 #ifdef __cplusplus
 }
 #endif

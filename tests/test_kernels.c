@@ -533,49 +533,6 @@ static void test_conv2d(void)
     check_conv((TwinConv){1, 8, 8, 16, 12, 1, 2, 0, 0}, FALSE, FALSE);
 }
 
-/* ---- the sampler ---- */
-
-static void test_guidance(void)
-{
-    if (type != KERNEL_F32)
-        return;
-    for (gint64 n = 1; n < 2000; n = 7 * n + 3) {
-        g_auto(Array) both = array_of(2 * n, KERNEL_F32, 0, 1);
-        g_auto(Array) by = array_of(1, KERNEL_F32, 7.5, 0);
-        g_auto(Output) y = output_of(n * 4, NULL);
-        g_autofree double *expected = g_new(double, n);
-        for (gint64 i = 0; i < n; i++)
-            expected[i] = both.value[i] + 7.5 * (both.value[n + i] - both.value[i]);
-        RUN(&y, kernel_guidance(y.data, both.data, by.data, n, NULL));
-        check(&y, expected, n, "guidance");
-    }
-}
-
-static void test_combine(void)
-{
-    if (type != KERNEL_F32)
-        return;
-    for (int count = 1; count <= KERNEL_MAX_TERMS; count += 3) {
-        gint64 n = 300 + count;
-        Array x[KERNEL_MAX_TERMS];
-        KernelTerms terms = {.count = count};
-        g_auto(Array) factor = array_of(count, KERNEL_F32, 0, 1);
-        g_autofree double *expected = g_new0(double, n);
-        for (int k = 0; k < count; k++) {
-            x[k] = array_of(n, KERNEL_F32, 0, 1);
-            terms.x[k] = x[k].data;
-            for (gint64 i = 0; i < n; i++)
-                expected[i] += factor.value[k] * x[k].value[i];
-        }
-        g_auto(Output) y = output_of(n * 4, x[0].data);
-        terms.x[0] = y.data;
-        RUN(&y, kernel_combine(y.data, &terms, factor.data, n, NULL));
-        check(&y, expected, n, "combine");
-        for (int k = 0; k < count; k++)
-            array_clear(&x[k]);
-    }
-}
-
 /* ---- the rows ---- */
 
 static const struct {
@@ -598,8 +555,6 @@ static const struct {
     {"kernel_attention", test_attention},
     {"kernel_linear", test_linear},
     {"kernel_conv2d", test_conv2d},
-    {"kernel_guidance", test_guidance},
-    {"kernel_combine", test_combine},
 };
 
 static void run_row(MojiTestFn fn)

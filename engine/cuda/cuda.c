@@ -65,21 +65,6 @@ static void memory_free(MojiBackend *b, void *memory)
     moji_cuda_free(cuda_of(b), memory);
 }
 
-static void memory_write(MojiBackend *b, void *memory, const void *host, gsize bytes)
-{
-    Cuda *cuda = cuda_of(b);
-    cudaMemcpyAsync(memory, host, bytes, cudaMemcpyHostToDevice, cuda->stream);
-}
-
-/* What failed on the way here shows as numbers that are not numbers, never as old ones. */
-static void memory_read(MojiBackend *b, const void *memory, void *host, gsize bytes)
-{
-    Cuda *cuda = cuda_of(b);
-    if (cudaMemcpyAsync(host, memory, bytes, cudaMemcpyDeviceToHost, cuda->stream) ||
-        cudaStreamSynchronize(cuda->stream))
-        memset(host, 0xff, bytes);
-}
-
 /* ---- prepare ---- */
 
 static void drop_graph(CudaPlan *plan)
@@ -239,7 +224,7 @@ static gboolean run_whole(CudaPlan *plan, GError **error)
 static gboolean check_ids(CudaPlan *plan, GError **error)
 {
     int bad = 0;
-    memory_read(&plan->cuda->base, plan->cuda->bad, &bad, sizeof bad);
+    moji_cuda_read(&plan->cuda->base, plan->cuda->bad, &bad, sizeof bad);
     if (!bad)
         return TRUE;
     cudaMemsetAsync(plan->cuda->bad, 0, sizeof bad, plan->cuda->stream);
@@ -319,6 +304,7 @@ static void close_cuda(MojiBackend *b)
     moji_cuda_slabs_free(cuda);
     moji_cuda_free(cuda, cuda->scratch);
     moji_cuda_free(cuda, cuda->bad);
+    cudaFreeHost(cuda->pinned);
     if (cuda->stream)
         cudaStreamDestroy(cuda->stream);
     g_free(cuda->description);
@@ -379,6 +365,8 @@ static gboolean start(Cuda *cuda, GError **error)
     if (!moji_cuda_allocate(cuda, (void **)&cuda->bad, sizeof *cuda->bad, "the backend", error) ||
         !moji_cuda_ok(cudaMemsetAsync(cuda->bad, 0, sizeof *cuda->bad, cuda->stream), NULL, error))
         return FALSE;
+    if (cudaMallocHost((void **)&cuda->pinned, MOJI_CUDA_PINNED))
+        cuda->pinned = NULL;
     cuda->libraries = moji_cuda_libraries_new(cuda, error);
     if (!cuda->libraries)
         return FALSE;
@@ -400,6 +388,7 @@ G_MODULE_EXPORT MojiBackend *moji_backend_cuda(int abi, GError **error)
     Cuda *cuda = g_new0(Cuda, 1);
     cuda->base = (MojiBackend){.name = "cuda",
                                .renews = TRUE,
+                               .returns_early = TRUE,
                                .pictures = 8,
                                .span = G_MAXINT,
                                .describe = describe,
@@ -410,8 +399,8 @@ G_MODULE_EXPORT MojiBackend *moji_backend_cuda(int abi, GError **error)
                                .peak = moji_cuda_peak,
                                .memory_new = memory_new,
                                .memory_free = memory_free,
-                               .write = memory_write,
-                               .read = memory_read,
+                               .write = moji_cuda_write,
+                               .read = moji_cuda_read,
                                .prepare = prepare,
                                .unprepare = unprepare,
                                .run = run,

@@ -2,7 +2,7 @@
  * by backend.c, so nothing outside of this folder includes this.
  *
  *     cuda.c        the device, memory, prepare, run as a graph, profile
- *     memory.c      allocations, and what tapes will want
+ *     memory.c      allocations, copies, and what tapes will want
  *     upload.c      weights on the device, once for all tapes
  *     product.c     conv2d and linear: which library plan or kernel, and running it
  *     attention.c   attention: fused, or put together from products
@@ -41,6 +41,11 @@ typedef struct {
     GPtrArray *slabs; /* of CudaSlab: memory of weights */
     void *staging;    /* a piece of a weight, in the file's type */
     int *bad;         /* device: kernel_embed's complaint */
+
+    /* Page-locked memory that copies go through, used up to `pinned_used` by copies that may still
+     * be under way; NULL if there is none to be had. */
+    char *pinned;
+    gsize pinned_used;
 
     guint64 left_at_start, least_left; /* bytes of the device */
     gboolean dry;                      /* a copy that allocates nothing: memory.c */
@@ -88,6 +93,7 @@ gboolean moji_cuda_ok(cudaError_t e, const CudaStep *step, GError **error);
 /* ---- memory.c ---- */
 
 /* cudaMalloc; MOJI_ERROR_MEMORY that says what wanted how much. */
+#define MOJI_CUDA_PINNED ((gsize)4 << 20)
 gboolean moji_cuda_allocate(Cuda *cuda, void **memory, gsize bytes, const char *what,
                             GError **error);
 void moji_cuda_free(Cuda *cuda, void *memory);
@@ -97,6 +103,10 @@ guint64 moji_cuda_available(MojiBackend *b);
 guint64 moji_cuda_peak(MojiBackend *b);
 gboolean moji_cuda_forecast(MojiBackend *b, MojiTape *const *tapes, int n, MojiForecast *f,
                             GError **error);
+
+/* The backend's write and read. */
+void moji_cuda_write(MojiBackend *b, void *memory, const void *host, gsize bytes);
+void moji_cuda_read(MojiBackend *b, const void *memory, void *host, gsize bytes);
 
 /* Makes sure that cuda->scratch has this many bytes. */
 gboolean moji_cuda_scratch(Cuda *cuda, gsize bytes, GError **error);

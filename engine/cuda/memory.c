@@ -1,4 +1,5 @@
-/* memory.c: the device's memory: allocations, what was in use at most, and what tapes will want.
+/* memory.c: the device's memory: allocations, copies, what was in use at most, and what tapes will
+ * want.
  *
  * The surprising rule: a forecast is prepare itself, run dry: on a copy of the backend that
  * allocates nothing and fills nothing, so that what is foretold cannot differ from what is done. */
@@ -75,6 +76,49 @@ gboolean moji_cuda_scratch(Cuda *cuda, gsize bytes, GError **error)
         return FALSE;
     cuda->scratch_bytes = bytes;
     return TRUE;
+}
+
+/* ---- to and fro ---- */
+
+/* Page-locked memory for a copy of so many bytes, apart from what copies under way read; NULL if
+ * that many never fit. */
+static char *pinned_for(Cuda *cuda, gsize bytes)
+{
+    if (!cuda->pinned || bytes > MOJI_CUDA_PINNED)
+        return NULL;
+    if (bytes > MOJI_CUDA_PINNED - cuda->pinned_used) {
+        cudaStreamSynchronize(cuda->stream);
+        cuda->pinned_used = 0;
+    }
+    char *at = cuda->pinned + cuda->pinned_used;
+    cuda->pinned_used += MIN((bytes + 63) / 64 * 64, MOJI_CUDA_PINNED - cuda->pinned_used);
+    return at;
+}
+
+/* Waits for nothing, unless there is too much for page-locked memory. */
+void moji_cuda_write(MojiBackend *b, void *memory, const void *host, gsize bytes)
+{
+    Cuda *cuda = (Cuda *)b;
+    cudaSetDevice(cuda->device);
+    char *pinned = pinned_for(cuda, bytes);
+    if (pinned)
+        memcpy(pinned, host, bytes);
+    cudaMemcpyAsync(memory, pinned ? pinned : host, bytes, cudaMemcpyHostToDevice, cuda->stream);
+}
+
+/* What failed on the way here shows as numbers that are not numbers, never as old ones. */
+void moji_cuda_read(MojiBackend *b, const void *memory, void *host, gsize bytes)
+{
+    Cuda *cuda = (Cuda *)b;
+    cudaSetDevice(cuda->device);
+    char *pinned = pinned_for(cuda, bytes);
+    if (cudaMemcpyAsync(pinned ? pinned : host, memory, bytes, cudaMemcpyDeviceToHost,
+                        cuda->stream) ||
+        cudaStreamSynchronize(cuda->stream))
+        memset(host, 0xff, bytes);
+    else if (pinned)
+        memcpy(host, pinned, bytes);
+    cuda->pinned_used = 0;
 }
 
 /* ---- the forecast ---- */

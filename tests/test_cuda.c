@@ -39,23 +39,38 @@ static MojiEngine *engine_new(void)
     return engine;
 }
 
-/* The smallest picture there is, in one step; lora: a file in fixtures/lora, or NULL. Caller frees;
- * NULL with the error set. */
-static MojiImage *draw(MojiEngine *engine, const char *lora, GError **error)
+/* What a drawing told of its steps: 1, 2, ... as a number of one digit each. */
+static int told, cancel_at;
+static GCancellable *cancel;
+
+static void on_progress(const MojiProgress *p, gpointer data)
+{
+    (void)data;
+    if (p->phase != MOJI_PHASE_STEP)
+        return;
+    told = 10 * told + p->step;
+    if (p->step == cancel_at)
+        g_cancellable_cancel(cancel);
+}
+
+/* The smallest picture there is; lora: a file in fixtures/lora, or NULL. Caller frees; NULL with
+ * the error set. */
+static MojiImage *draw_steps(MojiEngine *engine, const char *lora, int steps, GError **error)
 {
     g_autoptr(MojiRequest) r = moji_request_new();
     g_autofree char *file = lora ? g_strdup_printf("lora/%s.safetensors", lora) : NULL;
     g_autofree char *path = file ? moji_test_path(file) : NULL;
     const char *const loras[] = {path, NULL};
+    told = 0;
     r->prompt = g_strdup("cat");
     r->model = moji_test_path("tiny-sd");
     r->sampler = g_strdup("ddim");
     r->loras = g_strdupv((char **)loras);
     r->size = MOJI_REQUEST_MIN_SIZE;
-    r->steps = 1;
+    r->steps = steps;
     r->guidance = 1;
     r->seed = 7;
-    GPtrArray *images = moji_engine_draw(engine, r, NULL, NULL, NULL, error);
+    GPtrArray *images = moji_engine_draw(engine, r, on_progress, NULL, cancel, error);
     if (!images)
         return NULL;
     MojiImage *image = g_steal_pointer(&images->pdata[0]);
@@ -64,12 +79,18 @@ static MojiImage *draw(MojiEngine *engine, const char *lora, GError **error)
     return image;
 }
 
+static MojiImage *draw(MojiEngine *engine, const char *lora, GError **error)
+{
+    return draw_steps(engine, lora, 1, error);
+}
+
 /* The same where nothing may go wrong. */
 static MojiImage *draw_well(MojiEngine *engine, const char *lora)
 {
     g_autoptr(GError) error = NULL;
     MojiImage *image = draw(engine, lora, &error);
     MOJI_CHECK(image, "%s", error->message);
+    MOJI_CHECK(!image || told == 1, "of one step it told %d", told);
     return image ? image : moji_image_new(MOJI_REQUEST_MIN_SIZE, MOJI_REQUEST_MIN_SIZE);
 }
 
@@ -108,6 +129,26 @@ static void test_loras(void)
     MOJI_CHECK(counts().blocks == 0, "%d blocks are left", counts().blocks);
     for (int i = 0; i < N; i++)
         moji_image_free(image[i]);
+}
+
+/* Progress comes while the next call of the U-Net is under way, so that one is the last. */
+static void test_cancel(void)
+{
+    GError *error = NULL;
+    MojiEngine *engine = engine_new();
+    cancel = g_cancellable_new();
+    cancel_at = 2;
+    MojiImage *image = draw_steps(engine, NULL, 5, &error);
+    int calls = moji_engine_times(engine)->unet_calls;
+    MOJI_CHECK(!image && g_error_matches(error, MOJI_ERROR, MOJI_ERROR_CANCELLED), "%s",
+               error ? error->message : "drawn");
+    MOJI_CHECK(told == 12 && calls == 3, "%d calls of the U-Net, told %d", calls, told);
+    g_clear_error(&error);
+    g_clear_object(&cancel);
+    cancel_at = 0;
+    moji_image_free(image);
+    moji_engine_free(engine);
+    MOJI_CHECK(counts().blocks == 0, "%d blocks are left", counts().blocks);
 }
 
 /* What is foretold without weights is what is then allocated, to the byte. */
@@ -208,6 +249,7 @@ int main(void)
     if (!find_shim())
         return 1;
     moji_test("cuda: LoRAs changed on a warm engine", test_loras);
+    moji_test("cuda: cancelled between steps", test_cancel);
     moji_test("cuda: memory is foretold", test_forecast);
     moji_test("cuda: each allocation fails once", test_allocations);
     moji_test("cuda: devices that are too small", test_small);

@@ -15,9 +15,9 @@ from PIL import Image
 
 THUMB = 128
 Order = namedtuple("Order", "prompt background seed")
-# thumb uint8 [THUMB,THUMB,3]; of the frame, in 255ths: deviation of its worst channel, distance from the asked-for colour,
-# and the share of its pixels that are not of its colour
-Drawing = namedtuple("Drawing", "thumb deviation off other")
+# thumb uint8 [THUMB,THUMB,3]; of the frame, in 255ths: deviation of its worst channel, distance from the asked-for colour;
+# whether the subject touches it
+Drawing = namedtuple("Drawing", "thumb deviation off touched")
 
 
 def digest(folder):
@@ -29,14 +29,28 @@ def digest(folder):
     return total.hexdigest()[:12]
 
 
+def reaches(thumb, colour):
+    """Whether what is drawn in the middle goes on, unbroken, to within two pixels of the edge (a line along the edge alone is
+    the frame's deviation)."""
+    drawn = np.abs(thumb.astype(np.int16) - colour).max(2) > 40
+    grown, n = np.zeros_like(drawn), THUMB // 4
+    grown[n:-n, n:-n] = drawn[n:-n, n:-n]
+    while True:
+        wide = np.pad(grown, 1)
+        more = drawn & (wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:])
+        if (more == grown).all():
+            return bool(grown[[1, -2]].any() or grown[:, [1, -2]].any())
+        grown = more
+
+
 def look(path, colour):
     picture = Image.open(path).convert("RGB")
     x = np.asarray(picture, np.int16)
     w = max(1, len(x) // 64)        # the frame's width: 8 of 512
     frame = np.concatenate([x[:w].reshape(-1, 3), x[-w:].reshape(-1, 3), x[w:-w, :w].reshape(-1, 3), x[w:-w, -w:].reshape(-1, 3)])
     middle = np.median(frame, 0)
-    return Drawing(np.asarray(picture.resize((THUMB, THUMB), Image.BOX)), float(frame.std(0).max()),
-                   float(np.abs(middle - colour).max()), float((np.abs(frame - middle).max(1) > 32).mean()))
+    thumb = np.asarray(picture.resize((THUMB, THUMB), Image.BOX))
+    return Drawing(thumb, float(frame.std(0).max()), float(np.abs(middle - colour).max()), reaches(thumb, middle))
 
 
 class Drawer:

@@ -1,7 +1,7 @@
 """A small image-caption encoder, trained on real art alone: it judges the drawings.
 
 Image side: a small residual net on 64 px. Text side: hashed words and letter groups, summed. Both give unit vectors; the loss
-is InfoNCE from each picture to all captions, in English and in Korean. A third of the pictures are compositions, and
+is InfoNCE from each picture to all captions, in English and in Korean. Half of the pictures are compositions, and
 both of their parts are right answers.
 """
 import math
@@ -17,7 +17,7 @@ import compose
 import realart
 
 SIDE, WIDTH, BUCKETS = 64, 160, 16384
-FIRST_SIDE = 40         # for the first half of the training: two and a half times the steps in the same time
+FIRST_SIDE = 40         # for the first 40 % of the training: twice the steps in the same time
 
 
 class Block(nn.Module):
@@ -159,7 +159,7 @@ def train(path, art, held, wanted, captions, minutes, batch=128, seed=1, channel
         share = used / (minutes * 60)
         for group in optimiser.param_groups:
             group["lr"] = 2e-3 * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
-        x, target = lessons.batch(batch, 0.35, FIRST_SIDE if share < 0.5 else SIDE)
+        x, target = lessons.batch(batch, 0.5, FIRST_SIDE if share < 0.4 else SIDE)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             seen = net.pictures(x)
         loss = 0

@@ -262,10 +262,11 @@ def main():
     ap.add_argument("--moji", type=Path, required=True)
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--jobs", type=int, default=1, help="drawings at a time, one thread each")
-    ap.add_argument("--minutes", type=float, default=5, help="of one processor, to train the encoder")
+    ap.add_argument("--minutes", type=float, default=8, help="of one processor, to train the encoder")
     ap.add_argument("--held", default="twemoji", choices=realart.ALL_SETS, help="the set that the encoder never sees")
     ap.add_argument("--seeds", type=int, default=2, help="drawings of each name of the card")
     ap.add_argument("--tries", type=int, default=4, help="drawings of each composed prompt")
+    ap.add_argument("--compositions", type=int, help="only the first so many prompts")
     ap.add_argument("--others", type=int, default=60, help="names drawn that the card does not list")
     ap.add_argument("--steps", type=int, help="instead of the card's: a variant with fewer")
     ap.add_argument("--seed", type=int, default=1)
@@ -283,7 +284,7 @@ def main():
     if not args.art or not args.work:
         ap.error("--art and --work are needed")
     args.work.mkdir(parents=True, exist_ok=True)
-    args.names, args.compositions, args.channels = None, None, (32, 64, 128, 256)
+    args.names, args.channels = None, (32, 64, 128, 256)
     if args.toy:
         args.names, args.compositions, args.channels = 12, 2, (8, 8, 16, 16)
         args.minutes, args.seeds, args.tries, args.others = 0.05, 1, 2, 2

@@ -28,7 +28,7 @@ def frames(drawings):
     share = lambda hit: round(100 * float(np.mean(hit)), 1)
     deviation = np.array([d.deviation for d in drawings])
     return {"drawings": len(drawings), "median deviation": round(float(np.median(deviation)), 2),
-            "under 3, %": share(deviation < 3), "touched, %": share([d.other > 0.005 for d in drawings]),
+            "under 3, %": share(deviation < 3), "touched, %": share([d.touched for d in drawings]),
             "median distance from the colour": round(float(np.median([d.off for d in drawings])), 1)}
 
 

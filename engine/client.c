@@ -417,13 +417,17 @@ static gboolean engine_left(const GError *e)
 }
 
 /* What the engine is told. The resident one runs elsewhere in the tree, and may have been started
- * under another MOJI_MODEL than ours; one that a command starts has folders of its own. */
+ * under another MOJI_MODEL than ours; one that a command starts has folders of its own. Names of
+ * the user's models are the engine's to find. */
 static char *model_folder(MojiClient *c, const char *model)
 {
     if (c->command)
         return g_strdup(model);
     const char *folder = model && *model ? model : g_getenv("MOJI_MODEL");
-    return folder && *folder ? g_canonicalize_filename(folder, NULL) : g_strdup(model);
+    if (!folder || !*folder)
+        return g_strdup(model);
+    gboolean name = !strchr(folder, '/') && !g_file_test(folder, G_FILE_TEST_EXISTS);
+    return name ? g_strdup(folder) : g_canonicalize_filename(folder, NULL);
 }
 
 /* ---- drawing ---- */

@@ -35,8 +35,8 @@ void moji_client_draw_async(MojiClient *client, const MojiRequest *request, Moji
 GPtrArray *moji_client_draw_finish(MojiClient *client, GAsyncResult *result, GError **error);
 
 /* Facts about a model (NULL: the bundled one): a{sv} with "name" s, "styles" as, "default-style" s,
- * "backgrounds" as, "default-background" s, "samplers" as, "steps" i, "guidance" d, "size" i,
- * "engine" s. Caller unrefs. Blocks, starting the engine if need be. */
+ * "backgrounds" as, "default-background" s, "samplers" as, "steps" i, "guidance" d,
+ * "strength" d, "size" i, "engine" s. Caller unrefs. Blocks, starting the engine if need be. */
 GVariant *moji_client_info(MojiClient *client, const char *model, GError **error);
 
 /* Cuts the background out of pixels (cutout.h), which are replaced. Blocks. */

@@ -274,6 +274,11 @@ gboolean moji_model_fills(const MojiModel *m)
     return m->unet.in_channels == 2 * m->vae.latent_channels + 1;
 }
 
+double moji_model_strength(const MojiModel *m)
+{
+    return moji_model_fills(m) ? 1 : 0.7;
+}
+
 /* Checks that the parts fit each other. */
 static gboolean check_fit(const MojiModel *m, GError **error)
 {

@@ -76,6 +76,8 @@ void moji_model_free(MojiModel *m);
 /* TRUE for a model made for filling holes: its U-Net takes the latents, the mask, and the latents
  * of the picture with holes in it. */
 gboolean moji_model_fills(const MojiModel *m);
+/* How much of a picture changes where nobody says: 0.7, or 1 if it fills holes. */
+double moji_model_strength(const MojiModel *m);
 
 /* Changes when a file of the model, or of the VAE if one is given, does. Caller frees. */
 char *moji_model_stamp(const char *path, const char *vae);

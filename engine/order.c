@@ -378,7 +378,7 @@ static gboolean choose_edit(MojiOrder *o, const MojiRequest *r, const MojiModel 
                         m->vae.in_channels);
         return FALSE;
     }
-    o->strength = r->strength >= 0 ? r->strength : moji_model_fills(m) ? 1 : 0.7;
+    o->strength = r->strength >= 0 ? r->strength : moji_model_strength(m);
     /* One step at least: that little more than its share is for rounding. */
     o->strength = MIN(1, MAX(o->strength, (1 + 1e-9) / o->steps));
     choose_backdrop(o, &m->card);

@@ -5,6 +5,7 @@
  * job belongs to the main thread until it is pushed, to the worker until job_finish is invoked. */
 #include "serve.h"
 #include "cutout.h"
+#include "folder.h"
 #include "model.h"
 #include "styles.h"
 #include "version.h"
@@ -35,8 +36,8 @@ typedef struct {
     char *socket;
     GFileMonitor *watch; /* of the socket's name */
     int lock;            /* of engine.lock; -1 when given back */
-    int busy;         /* requests not yet answered */
-    guint idle_timer; /* 0 while busy */
+    int busy;            /* requests not yet answered */
+    guint idle_timer;    /* 0 while busy */
     gboolean leaving;
 } Server;
 
@@ -270,6 +271,7 @@ static GVariant *facts_of(Server *s, const MojiModel *m)
     g_variant_builder_add(&b, "{sv}", "samplers", g_variant_new_strv(moji_sampler_names(), -1));
     g_variant_builder_add(&b, "{sv}", "steps", g_variant_new_int32(card->steps));
     g_variant_builder_add(&b, "{sv}", "guidance", g_variant_new_double(card->guidance));
+    g_variant_builder_add(&b, "{sv}", "strength", g_variant_new_double(moji_model_strength(m)));
     g_variant_builder_add(&b, "{sv}", "size", g_variant_new_int32(card->size));
     g_variant_builder_add(&b, "{sv}", "engine", g_variant_new_string(engine));
     g_variant_builder_close(&b);
@@ -280,7 +282,7 @@ static GVariant *info(Server *s, GVariant *parameters, GError **error)
 {
     const char *name;
     g_variant_get(parameters, "(&s)", &name);
-    g_autofree char *folder = *name ? g_strdup(name) : moji_model_bundled();
+    g_autofree char *folder = *name ? moji_folder_find(name) : moji_model_bundled();
     if (!folder) {
         g_set_error(error, MOJI_ERROR, MOJI_ERROR_FILE, "The bundled model is not installed");
         return NULL;

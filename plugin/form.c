@@ -10,11 +10,13 @@
 #include <libgimp/gimpui.h>
 
 #define SPACING 6
-#define USUAL_STRENGTH 0.7 /* as the engine has it */
+#define USUAL_STRENGTH 0.7 /* until the engine has told the model's */
 
 struct MojiForm {
     const char *help_id;
-    GtkWidget *strength; /* or NULL */
+    GtkWidget *strength;   /* or NULL */
+    double usual_strength; /* the model's own */
+    gboolean own_strength; /* that is what is shown, as the user did not touch it */
     GtkWidget *box, *prompt, *style, *seed, *new_seed, *transparent, *keep_open;
     GtkWidget *loras;
     GtkWidget *negative, *steps, *guidance, *background, *sampler, *model, *command;
@@ -214,12 +216,30 @@ static void tell_loras(MojiForm *f, GVariant *info)
         gtk_combo_box_text_append_text(GTK_COMBO_BOX_TEXT(f->loras), list[i]);
 }
 
+static void on_strength(GtkRange *range, gpointer user_data)
+{
+    MojiForm *f = user_data;
+
+    (void)range;
+    f->own_strength = FALSE;
+}
+
+/* strength: below 0 for the model's own. */
+static void show_strength(MojiForm *f, double strength)
+{
+    gtk_range_set_value(GTK_RANGE(f->strength),
+                        100 * (strength > 0 ? strength : f->usual_strength));
+    f->own_strength = strength <= 0;
+}
+
 /* In percent, since nobody thinks of it otherwise. */
 static void build_strength(MojiForm *f, GtkWidget *table, int row)
 {
     f->strength = gtk_hscale_new_with_range(5, 100, 5);
     gtk_scale_set_value_pos(GTK_SCALE(f->strength), GTK_POS_RIGHT);
     attach(table, row, _("_Strength:"), f->strength);
+    f->usual_strength = USUAL_STRENGTH;
+    g_signal_connect(f->strength, "value-changed", G_CALLBACK(on_strength), f);
     explain(f, f->strength,
             _("How much may change: 30 retouches, 70 redraws in the same place and colors, 100 "
               "starts over"));
@@ -392,8 +412,7 @@ void moji_form_show(MojiForm *f, const MojiSettings *s)
     moji_choice_set(f->style, r->style);
     moji_form_set_seed(f, r->seed < 0 ? 0 : r->seed);
     if (f->strength)
-        gtk_range_set_value(GTK_RANGE(f->strength),
-                            100 * (r->strength > 0 ? r->strength : USUAL_STRENGTH));
+        show_strength(f, r->strength);
     set_check(f->new_seed, s->new_seed);
     set_check(f->transparent, r->transparent);
     set_check(f->keep_open, s->keep_open);
@@ -448,7 +467,7 @@ void moji_form_read(MojiForm *f, MojiSettings *s)
     take(&r->style, moji_choice_get(f->style));
     r->seed = (gint64)get_number(f->seed); /* may switch "New each time" off */
     if (f->strength)
-        r->strength = gtk_range_get_value(GTK_RANGE(f->strength)) / 100;
+        r->strength = f->own_strength ? -1 : gtk_range_get_value(GTK_RANGE(f->strength)) / 100;
     s->new_seed = get_check(f->new_seed);
     r->transparent = get_check(f->transparent);
     s->keep_open = get_check(f->keep_open);
@@ -477,13 +496,17 @@ static void tell_choice(GtkWidget *choice, GVariant *info, const char *words, co
 void moji_form_tell(MojiForm *f, GVariant *info)
 {
     gint32 steps = 0;
-    double guidance = 0;
+    double guidance = 0, strength = USUAL_STRENGTH;
     char text[G_ASCII_DTOSTR_BUF_SIZE];
 
     if (info) {
         g_variant_lookup(info, "steps", "i", &steps);
         g_variant_lookup(info, "guidance", "d", &guidance);
+        g_variant_lookup(info, "strength", "d", &strength);
     }
+    f->usual_strength = strength;
+    if (f->strength && f->own_strength)
+        show_strength(f, -1);
     tell_choice(f->style, info, "styles", "default-style");
     tell_choice(f->background, info, "backgrounds", "default-background");
     tell_loras(f, info);

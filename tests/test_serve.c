@@ -3,6 +3,7 @@
  * The engine lives in a runtime folder of the test's own and draws with a tiny model; drawings that
  * are to be interrupted have hundreds of steps. */
 #include "client.h"
+#include "folder.h"
 #include "test.h"
 #include "wire.h"
 #include <gio/gunixsocketaddress.h>
@@ -486,10 +487,10 @@ static void test_info(void)
         return;
     static const struct {
         const char *name, *type;
-    } members[] = {{"name", "s"},        {"styles", "as"},   {"default-style", "s"},
-                   {"engine", "s"},      {"samplers", "as"}, {"default-background", "s"},
-                   {"steps", "i"},       {"size", "i"},      {"guidance", "d"},
-                   {"backgrounds", "as"}};
+    } members[] = {{"name", "s"},         {"styles", "as"},   {"default-style", "s"},
+                   {"engine", "s"},       {"samplers", "as"}, {"default-background", "s"},
+                   {"steps", "i"},        {"size", "i"},      {"guidance", "d"},
+                   {"backgrounds", "as"}, {"strength", "d"}};
     for (gsize i = 0; i < G_N_ELEMENTS(members); i++) {
         g_autoptr(GVariant) v =
             g_variant_lookup_value(facts, members[i].name, G_VARIANT_TYPE(members[i].type));
@@ -519,6 +520,24 @@ static void test_own_model(void)
     g_setenv("MOJI_MODEL", before, TRUE);
     MOJI_CHECK(!g_strcmp0(second, "tiny-v"), "\"%s\" where tiny-v was asked for", second);
     MOJI_CHECK(g_strcmp0(first, second) != 0, "both clients hear of \"%s\"", second);
+}
+
+/* A name of the user's models, as moji fetch leaves them. */
+static void test_model_by_name(void)
+{
+    g_autofree char *models = moji_folder_models(), *tiny = moji_test_path("tiny-v");
+    g_autofree char *link = g_build_filename(models, "fetched", NULL);
+    if (g_mkdir_with_parents(models, 0700) || symlink(tiny, link))
+        g_error("%s cannot be made", link);
+    MojiClient *client = moji_client_new(NULL);
+    const char *const names[] = {"fetched", "forgotten"};
+    for (gsize i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_autoptr(GError) error = NULL;
+        g_autoptr(GVariant) facts = moji_client_info(client, names[i], &error);
+        MOJI_CHECK(facts ? i == 0 : i == 1 && g_str_has_prefix(error->message, "forgotten: "),
+                   "%s: %s", names[i], error ? error->message : "found");
+    }
+    moji_client_free(client);
 }
 
 /* A disc on a flat ground, and the same with a loud ground. */
@@ -593,7 +612,8 @@ static void test_open_folder(void)
     MOJI_CHECK(code == 3 && strstr(err, "0755"), "exit code %d: %s", code, err);
 }
 
-/* Starts an engine that listens in a new runtime folder, which is set for the clients that follow. */
+/* Starts an engine that listens in a new runtime folder, which is set for the clients that follow.
+ */
 static GSubprocess *engine_in(const char *folder, const char *identity)
 {
     g_autoptr(GSubprocessLauncher) launcher =
@@ -735,11 +755,13 @@ static void prepare(void)
     g_autofree char *folder = g_path_get_dirname(self);
     g_autofree char *model = moji_test_path("tiny-sd");
     g_autofree char *cache = g_build_filename(moji_test_scratch(), "cache", NULL);
+    g_autofree char *data = g_build_filename(moji_test_scratch(), "data", NULL);
     program = g_canonicalize_filename("../moji", folder);
     runtime = g_build_filename(moji_test_scratch(), "run", NULL);
     g_mkdir(runtime, 0700);
     g_setenv("XDG_RUNTIME_DIR", runtime, TRUE);
     g_setenv("XDG_CACHE_HOME", cache, TRUE);
+    g_setenv("XDG_DATA_HOME", data, TRUE);
     g_setenv("MOJI_ENGINE", program, TRUE);
     g_setenv("MOJI_MODEL", model, TRUE);
     signal(SIGPIPE, SIG_IGN);
@@ -760,6 +782,7 @@ int main(void)
     moji_test("serve: bad calls are answered with errors", test_bad_calls);
     moji_test("serve: facts about the model", test_info);
     moji_test("serve: a client's own MOJI_MODEL counts", test_own_model);
+    moji_test("serve: a model by its name", test_model_by_name);
     moji_test("serve: cutting out", test_cutout);
     moji_test("serve: a second engine leaves politely", test_second_instance);
     moji_test("serve: killed in mid-drawing, the next drawing starts it again", test_killed);

@@ -66,9 +66,9 @@ make_emoji() {
     xdotool key Return
 }
 
-made() { # WORDS: when the settings hold them
+made() { # WORDS [MEMBER]: when the settings hold them, as the prompt
     for _ in $(seq 150); do
-        grep -q "^prompt=$1$" "$rc" 2>/dev/null && sleep 0.7 && return 0
+        grep -q "^${2:-prompt}=$1$" "$rc" 2>/dev/null && sleep 0.7 && return 0
         sleep 0.2
     done
     return 1
@@ -116,16 +116,18 @@ part_editing() {
         sleep 1.5
         shot edit-1-open "$id"
         make_emoji "sad robot"
-        for _ in $(seq 150); do
-            grep -q '^edit-prompt=sad robot$' "$rc" 2>/dev/null && sleep 0.7 && break
-            sleep 0.2
-        done
+        made "sad robot" edit-prompt && cp "$rc" "$work/first-edit"
+        keys alt+s Left
+        make_emoji "glad robot"
+        made "glad robot" edit-prompt
         shot edit-2-done "$id"
         keys Escape
     ) &
     run_scm editing editing.scm
     wait $!
-    check edit-window-leaves-the-last-emoji "$rc" sh -c "! grep -q '^prompt=sad robot' '$rc'"
+    check edit-window-leaves-the-last-emoji "$rc" sh -c "! grep -q '^prompt=.* robot' '$rc'"
+    check edit-window-leaves-the-strength-to-the-model "$work/first-edit" \
+        grep -q '^edit-strength=-1' "$work/first-edit"
 }
 
 part_korean() {

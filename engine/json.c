@@ -9,11 +9,15 @@
 
 #define MAX_FILE_BYTES (64 * 1024 * 1024)
 #define MAX_DEPTH 64
+/* Each costs some hundred bytes. A tokenizer's vocabulary has 10^5, a large model's header 10^4. */
+#define MAX_VALUES 1000000
 
-/* Returns what is wrong, or NULL. *members counts the colons outside strings: one a member. */
+/* Returns what is wrong, or NULL. *members counts the colons outside strings: one a member. With
+ * the commas and brackets they are at least as many as there are values. */
 static const char *scan(const char *text, gsize bytes, gsize *members)
 {
     int depth = 0;
+    gsize others = 0;
     *members = 0;
     for (gsize i = 0; i < bytes; i++) {
         switch (text[i]) {
@@ -26,6 +30,7 @@ static const char *scan(const char *text, gsize bytes, gsize *members)
             break;
         case '{':
         case '[':
+            others++;
             if (++depth > MAX_DEPTH)
                 return "nested too deeply";
             break;
@@ -36,6 +41,9 @@ static const char *scan(const char *text, gsize bytes, gsize *members)
         case ':':
             (*members)++;
             break;
+        case ',':
+            others++;
+            break;
         /* A comment or another kind of quote would hide brackets from this scan. */
         case '/':
         case '#':
@@ -45,6 +53,8 @@ static const char *scan(const char *text, gsize bytes, gsize *members)
         default:
             break;
         }
+        if (*members + others > MAX_VALUES)
+            return "more than " G_STRINGIFY(MAX_VALUES) " values";
     }
     return NULL;
 }

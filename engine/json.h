@@ -8,8 +8,9 @@
 /* The file's root object, with the parser that owns it; NULL and MOJI_ERROR_FILE otherwise. Files
  * over 64 MB are refused. Caller unrefs the parser. */
 JsonParser *moji_json_open(const char *path, JsonObject **root, GError **error);
-/* The same for text in memory, of any length; path is for errors. Nesting over 64 and comments are
- * refused; unique: so are two members of one name (else the last one counts). */
+/* The same for text in memory, of any length; path is for errors. Nesting over 64, more than a
+ * million values and comments are refused; unique: so are two members of one name (else the last
+ * one counts). */
 JsonParser *moji_json_parse(const char *text, gsize bytes, gboolean unique, const char *path,
                             JsonObject **root, GError **error);
 

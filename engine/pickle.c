@@ -10,6 +10,7 @@ typedef enum {
     USE_NONE,      /* may stand there, not be called */
     USE_OPAQUE,    /* a call gives something that is of no use here */
     USE_DICT,      /* an empty dictionary */
+    USE_MODULE,    /* the same, to which attributes give its parameters */
     USE_TENSOR,    /* storage, offset, size, stride, ... */
     USE_PARAMETER, /* a tensor, ... */
     USE_STORAGE,   /* the type of a block of numbers */
@@ -25,6 +26,7 @@ static const MojiPickleName names[] = {
     {"torch._utils", "_rebuild_tensor_v2", USE_TENSOR, 0, 0},
     {"torch._utils", "_rebuild_parameter", USE_PARAMETER, 0, 0},
     {"collections", "OrderedDict", USE_DICT, 0, 0},
+    {"torch.nn.modules.container", "ParameterDict", USE_MODULE, 0, 0}, /* learnt words are in one */
     {"torch", "FloatStorage", USE_STORAGE, MOJI_F32, 4},
     {"torch", "HalfStorage", USE_STORAGE, MOJI_F16, 2},
     {"torch", "BFloat16Storage", USE_STORAGE, MOJI_BF16, 2},
@@ -90,6 +92,7 @@ enum {
     GLOBAL = 'c',
     STACK_GLOBAL = 0x93,
     REDUCE = 'R',
+    NEWOBJ = 0x81,
     BUILD = 'b',
     BINPERSID = 'Q',
 };
@@ -405,6 +408,12 @@ static gboolean push_tensor(Machine *m, const MojiPickleValue *args)
     return TRUE;
 }
 
+static gboolean refuse_call(Machine *m, const MojiPickleValue *called)
+{
+    return fail(m, "it calls %s.%s, which a file of weights has no use for; nothing was run",
+                called->name->module, called->name->name);
+}
+
 static gboolean reduce(Machine *m)
 {
     MojiPickleValue *args = pop(m), *called = args ? pop(m) : NULL;
@@ -429,9 +438,22 @@ static gboolean reduce(Machine *m)
         push(m, MOJI_PICKLE_OPAQUE);
         return TRUE;
     default:
-        return fail(m, "it calls %s.%s, which a file of weights has no use for; nothing was run",
-                    called->name->module, called->name->name);
+        return refuse_call(m, called);
     }
+}
+
+/* An object of a class, as yet without attributes. */
+static gboolean new_object(Machine *m)
+{
+    const MojiPickleValue *args = pop(m), *class = args ? pop(m) : NULL;
+    if (!class)
+        return FALSE;
+    if (class->kind != MOJI_PICKLE_NAME || args->kind != MOJI_PICKLE_TUPLE)
+        return fail(m, "it calls what is no function");
+    if (class->name->use != USE_MODULE || length(args))
+        return refuse_call(m, class);
+    push(m, MOJI_PICKLE_DICT);
+    return TRUE;
 }
 
 /* ("storage", torch.FloatStorage, "0", "cpu", 320): a block of numbers elsewhere in the file. */
@@ -457,12 +479,28 @@ static gboolean push_storage(Machine *m)
     return TRUE;
 }
 
-/* Attributes of a dictionary or of an opaque value: nothing here needs them. */
+/* The member of that name if it is a dictionary with anything in it, or NULL. */
+static const MojiPickleValue *member(const MojiPickleValue *dict, const char *name)
+{
+    for (guint i = 0; dict->kind == MOJI_PICKLE_DICT && i + 1 < length(dict); i += 2) {
+        const MojiPickleValue *v = dict->items->pdata[i + 1];
+        if (moji_pickle_is(dict->items->pdata[i], name))
+            return v->kind == MOJI_PICKLE_DICT && v->items ? v : NULL;
+    }
+    return NULL;
+}
+
+/* Attributes of a dictionary or of an opaque value. Nothing here needs them, save the parameters of
+ * a module, which are what is in it. */
 static gboolean build(Machine *m)
 {
-    const MojiPickleValue *state = pop(m), *of = state ? top(m) : NULL;
+    MojiPickleValue *state = pop(m), *of = state ? top(m) : NULL;
     if (!of)
         return FALSE;
+    const MojiPickleValue *parameters =
+        of->kind == MOJI_PICKLE_DICT && !of->items ? member(state, "_parameters") : NULL;
+    if (parameters)
+        of->items = g_ptr_array_ref(parameters->items);
     return of->kind == MOJI_PICKLE_DICT || of->kind == MOJI_PICKLE_OPAQUE ||
            of->kind == MOJI_PICKLE_TENSOR || fail(m, "it gives attributes to what has none");
 }
@@ -571,6 +609,8 @@ static gboolean step(Machine *m)
         return push_stack_global(m);
     case REDUCE:
         return reduce(m);
+    case NEWOBJ:
+        return new_object(m);
     case BUILD:
         return build(m);
     case BINPERSID:

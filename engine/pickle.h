@@ -2,7 +2,7 @@
  *
  * A pickle is a program: it may name any function of any module and call it. This reader has no
  * functions to call. It builds numbers, texts, lists, tuples, dictionaries and descriptions of
- * tensors (torch._utils._rebuild_tensor_v2); a few names that training programs leave in their
+ * tensors (torch._utils._rebuild_tensor_v2), and dictionaries of parameters; a few names that training programs leave in their
  * files stand for themselves; any other name, or an opcode beyond what these need, is an error that
  * says which. Memory is bounded by MOJI_PICKLE_MAX_STEPS. Format: pickletools.py of CPython. */
 #pragma once

@@ -218,7 +218,7 @@ static void check_error(GError *error, const char *words, const char *what)
 #define TEXT(length, text) "X" length "\0\0\0" text
 #define STORAGE(type, key, count)                                                                  \
     "(" TEXT("\7", "storage") "ctorch\n" type "\n" TEXT("\1", key) TEXT("\3", "cpu") "K" count "t" \
-                                                                                               "Q"
+                                                                                     "Q"
 #define TENSOR(storage, offset, size, stride)                                                      \
     "ctorch._utils\n_rebuild_tensor_v2\n(" storage "K" offset "(" size "t(" stride "t\x89"         \
     "ccollections\nOrderedDict\n)RtR"
@@ -271,7 +271,13 @@ static void test_hostile_pickles(void)
             "\x80\2cpytorch_lightning.callbacks\nModelCheckpoint\n)R."),
         ROW("a call of a storage", "FloatStorage", "\x80\2ctorch\nFloatStorage\n)R."),
         ROW("a call of a text", "no function", "\x80\2" TEXT("\1", "a") ")R."),
-        ROW("an object", "opcode 0x81", "\x80\2ccollections\nOrderedDict\n)\x81."),
+        ROW("an object", "it calls collections.OrderedDict",
+            "\x80\2ccollections\nOrderedDict\n)\x81."),
+        ROW("an object with arguments", "it calls torch.nn.modules.container.ParameterDict",
+            "\x80\2ctorch.nn.modules.container\nParameterDict\nN\x85\x81."),
+        ROW("an object of nothing", "empty stack", "\x80\2)\x81."),
+        ROW("a call of a module", "it calls torch.nn.modules.container.ParameterDict",
+            "\x80\2ctorch.nn.modules.container\nParameterDict\n)R."),
         ROW("an instance", "opcode 0x69", "(ios\nsystem\n."),
         ROW("an old instance", "opcode 0x6f", "(ccollections\nOrderedDict\no."),
         ROW("an extension", "opcode 0x82", "\x80\2\x82\1."),
@@ -330,6 +336,13 @@ static void test_bombs(void)
     g_autoptr(GError) error = NULL;
     MojiWeights *w = read_pickle(loop, sizeof loop - 1, &error);
     MOJI_CHECK(w && moji_weights_list(w)->len == 0, "a dictionary in itself");
+    moji_weights_free(w);
+
+    /* A module in its own parameters. */
+    static const char module[] = "\x80\2ctorch.nn.modules.container\nParameterDict\n)\x81q\0}" TEXT(
+        "\13", "_parameters") "}" TEXT("\1", "a") "h\0ssb.";
+    w = read_pickle(module, sizeof module - 1, &error);
+    MOJI_CHECK(w && moji_weights_list(w)->len == 0, "%s", error ? error->message : "not empty");
     moji_weights_free(w);
 
     GString *steps = g_string_new("\x80\2");

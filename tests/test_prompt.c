@@ -255,6 +255,25 @@ static void test_words(void)
     moji_inversions_free(none);
 }
 
+/* The same word in PyTorch's files: modules, dictionaries, one tensor under its own name. */
+static void test_pickled_words(void)
+{
+    static const char *const files[] = {"leaf-module.pt", "leaf-plain.pt", "leaf-own.bin"};
+    g_autofree char *folder = moji_test_path("prompts");
+    MojiInversions *set = moji_inversions_open(folder, 40);
+    gsize bytes;
+    const MojiInversion *want = moji_inversions_match(set, "leafstyle", &bytes, NULL);
+    for (gsize i = 0; i < G_N_ELEMENTS(files); i++) {
+        g_autoptr(GError) error = NULL;
+        g_autofree char *name = g_strndup(files[i], strrchr(files[i], '.') - files[i]);
+        const MojiInversion *word = moji_inversions_match(set, name, &bytes, &error);
+        MOJI_CHECK(word && word->count == want->count &&
+                       !memcmp(word->vectors, want->vectors, want->count * 40 * sizeof(float)),
+                   "%s: %s", files[i], error ? error->message : "other numbers");
+    }
+    moji_inversions_free(set);
+}
+
 static char *drawn_recipe(MojiEngine *engine, const MojiRequest *r)
 {
     g_autoptr(GError) error = NULL;
@@ -342,6 +361,7 @@ int main(void)
     moji_test("prompt: embeddings against a reference", test_reference);
     moji_test("prompt: two prompts of other lengths", test_two_lengths);
     moji_test("prompt: learnt words and their files", test_words);
+    moji_test("prompt: learnt words as PyTorch writes them", test_pickled_words);
     moji_test("prompt: learnt words in a recipe", test_words_of_a_recipe);
     moji_tokenizer_free(tokenizer);
     g_free(embeddings);

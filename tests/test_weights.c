@@ -4,6 +4,7 @@
 #include "weights.h"
 #include <glib/gstdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 /* A file: header length (the header's own unless given), header, data bytes 0, 1, 2, ... */
 static GBytes *make(const char *header, gint64 length, gsize data_bytes)
@@ -213,6 +214,27 @@ static void test_bad_json(void)
         g_string_append_c(deep, '[');
     expect_error(make(deep->str, -1, 0), "nested too deeply", "200000 brackets");
     g_string_free(deep, TRUE);
+}
+
+/* Headers that would become gigabytes are refused before they are read. */
+static void test_many_values(void)
+{
+    GString *keys = g_string_new("{");
+    for (int i = 0; i < 1000000; i++)
+        g_string_append_printf(keys,
+                               "%s\"%d\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}",
+                               i ? "," : "", i);
+    g_string_append_c(keys, '}');
+    expect_error(make(keys->str, -1, 4), "more than 1000000 values", "a million keys");
+    g_string_assign(keys, "{\"a\":[0");
+    for (int i = 0; i < 10000000; i++)
+        g_string_append(keys, ",0");
+    g_string_append(keys, "]}");
+    expect_error(make(keys->str, -1, 4), "more than 1000000 values", "ten million numbers");
+    g_string_free(keys, TRUE);
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    MOJI_CHECK(usage.ru_maxrss < 1 << 20, "%ld KiB were used", usage.ru_maxrss);
 }
 
 #define ENTRY(rest) "{\"a\":{\"dtype\":\"F32\"," rest "}}"
@@ -434,6 +456,7 @@ int main(void)
     moji_test("weights: a file cut anywhere", test_every_length);
     moji_test("weights: header length", test_header_length);
     moji_test("weights: bad JSON", test_bad_json);
+    moji_test("weights: too many values", test_many_values);
     moji_test("weights: bad entries", test_bad_entries);
     moji_test("weights: lying offsets", test_lying_offsets);
     moji_test("weights: misaligned data", test_misaligned);

@@ -15,6 +15,7 @@
 
 #define ROWS 32                 /* positions at a time */
 #define BAND_BYTES (1400 << 10) /* of the 2 MiB that a core's second cache has */
+#define WIDE_BYTES (3200 << 10) /* of a band with more channels than are multiplied at a time */
 #define PART_STEPS 144          /* 288 KiB of weights, which share that cache with the band */
 #define STREAM_BYTES (8 << 20)  /* outputs of this size leave the caches before they are read */
 #define PIXEL (MOJI_CPU_AMX_DEPTH * 2) /* bytes of a packed pixel's 32 channels */
@@ -83,7 +84,8 @@ static gint64 band_positions(const Tiles *t)
     return parts(t->rows * t->pitch, ROWS) * ROWS;
 }
 
-/* Bands of about equal size that fit into the cache. */
+/* Bands of about equal size that fit into the cache; where the channels are multiplied in parts, a
+ * part of the band, as fewer bands read the weights fewer times. */
 static void choose_bands(Tiles *t)
 {
     gint64 row_bytes = t->slabs * PIXEL * t->pitch;
@@ -93,7 +95,9 @@ static void choose_bands(Tiles *t)
         t->bands = parts(all, t->rows);
         return;
     }
-    gint64 all = packed_rows(t) - 1, most = MAX(BAND_BYTES / row_bytes - 2, 1);
+    gint64 part_bytes = MIN(t->slabs, PART_STEPS / t->taps) * PIXEL * t->pitch;
+    gint64 fit = MIN(BAND_BYTES / part_bytes, WIDE_BYTES / row_bytes);
+    gint64 all = packed_rows(t) - 1, most = MAX(fit - 2, 1);
     t->rows = parts(all, parts(all, most));
     t->bands = parts(all, t->rows);
     /* a pixel before the first row, and what the last 32 positions reach beyond the last */

@@ -21,10 +21,9 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import captions
-import frog
 from common import BACKGROUNDS, Clock, Ema, Team, compose, device_setup, rgb, save, to_tensor
 from norm import fuse_norms
-from scenes import scenes, tables
+from scenes import in_reach, scenes, tables
 from vae import build as build_vae, outermost
 
 NAMED = [b for b, (_, weight) in BACKGROUNDS.items() if weight]
@@ -176,13 +175,18 @@ def train_text(args):
     save(path, text=text.state_dict())
 
 
+KIND_SHARES = 0.4, 0.14, 0.46       # of all draws: single things, the frog in its moods, things with something
+
+
 def draw_shares(found):
-    """Every scene's share of the draws: a kind's share is divided evenly, and held-out scenes are never drawn."""
-    kind = np.array([s.held_out * 3 or (s.thing >= 0) + 2 * (s.mood >= 0 and s.thing < 0 and s.style != frog.STYLE) for s in found])
+    """Every scene's share of the draws: a kind's is divided evenly; held-out scenes, and those out of reach, have none."""
+    kind = np.array([2 if s.thing >= 0 else 1 if s.mood >= 0 else 0 for s in found])
+    drawn = np.array([in_reach(s) and not s.held_out for s in found])
     share = np.zeros(len(found))
-    for k, part in enumerate((0.48, 0.4, 0.12)):    # single things and the frog, with something, with a mood
-        if (kind == k).any():
-            share[kind == k] = part / (kind == k).sum()
+    for k, part in enumerate(KIND_SHARES):
+        here = (kind == k) & drawn
+        if here.any():
+            share[here] = part / here.sum()
     return share / share.sum()
 
 

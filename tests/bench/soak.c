@@ -1,7 +1,7 @@
-/* soak.c: many drawings on one engine, with random sizes, batches and cancels: memory must not grow
- * and nothing may fail.
+/* soak.c: many drawings on one engine, with random sizes, batches, LoRAs and cancels: memory must
+ * not grow and nothing may fail.
  *
- *     build/bench/soak [--backend cuda] [--model DIR] [--drawings 2000] [--seed 1]
+ *     build/bench/soak [--backend cuda] [--model DIR] [--lora FILE]... [--drawings 2000] [--seed 1]
  *
  * Prints a line every hundredth drawing and one at the end; the exit status is 0 if all went well.
  * Memory is the process's, and the GPU's where there is one; it may grow in the first fifth, while
@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static char *backend_name, *folder;
+static char *backend_name, *folder, **loras;
 static int drawings = 2000, seed = 1;
 static MojiBackend *probe; /* only to ask how much memory is left; NULL on the processor */
 
@@ -45,6 +45,19 @@ static void on_progress(const MojiProgress *p, gpointer data)
         g_cancellable_cancel(plan->cancel);
 }
 
+/* Each LoRA in half of the drawings, at one of three weights. Caller frees. */
+static char **choose_loras(GRand *dice)
+{
+    g_autoptr(GStrvBuilder) chosen = g_strv_builder_new();
+    for (char **path = loras; path && *path; path++)
+        if (g_rand_boolean(dice)) {
+            int halves = g_rand_int_range(dice, 1, 4);
+            g_autofree char *entry = g_strdup_printf("%s:%g", *path, halves / 2.0);
+            g_strv_builder_add(chosen, entry);
+        }
+    return g_strv_builder_end(chosen);
+}
+
 /* FALSE with the error if this drawing ended as it should not have. */
 static gboolean draw(MojiEngine *engine, GRand *dice, int *cancelled, GError **error)
 {
@@ -59,6 +72,7 @@ static gboolean draw(MojiEngine *engine, GRand *dice, int *cancelled, GError **e
     r->steps = g_rand_int_range(dice, 1, 6);
     r->count = g_rand_int_range(dice, 1, 3);
     r->seed = g_rand_int_range(dice, 0, 1000);
+    r->loras = choose_loras(dice);
     r->guidance = g_rand_boolean(dice) ? 1 : 3;
     if (g_rand_int_range(dice, 0, 4) == 0)
         plan.at = g_rand_int_range(dice, 1, r->steps + 1);
@@ -104,6 +118,8 @@ int main(int argc, char **argv)
     const GOptionEntry entries[] = {
         {"backend", 0, 0, G_OPTION_ARG_STRING, &backend_name, "auto, cpu or cuda (auto)", "NAME"},
         {"model", 0, 0, G_OPTION_ARG_FILENAME, &folder, "Model folder (the bundled one)", "DIR"},
+        {"lora", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &loras, "In some drawings; may be repeated",
+         "FILE"},
         {"drawings", 0, 0, G_OPTION_ARG_INT, &drawings, "So many (2000)", "N"},
         {"seed", 0, 0, G_OPTION_ARG_INT, &seed, "Of the dice (1)", "N"},
         G_OPTION_ENTRY_NULL};

@@ -149,6 +149,11 @@ soak() {
     "$build/bench/soak" --backend cuda --drawings "${SOAK:-2000}" >"$OUT/soak.txt" 2>&1
     status=$?
     target "soak of ${SOAK:-2000} drawings" "no error, no growth" "$(tail -n 1 "$OUT/soak.txt")" "$status == 0"
+    "$build/bench/soak" --backend cuda --drawings "${SOAK:-2000}" --model tests/fixtures/tiny-sd \
+        --lora tests/fixtures/lora/kohya.safetensors --lora tests/fixtures/lora/loha.safetensors \
+        >"$OUT/soak-lora.txt" 2>&1
+    status=$?
+    target "the same with LoRAs that change, a tiny model" "no error, no growth" "$(tail -n 1 "$OUT/soak-lora.txt")" "$status == 0"
 }
 
 for part in $PARTS; do

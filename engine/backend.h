@@ -52,7 +52,8 @@ struct MojiBackend {
     gboolean (*prepare)(MojiBackend *b, MojiTape *tape, void *block, MojiWeight **weight,
                         void **prepared, GError **error);
     void (*unprepare)(MojiBackend *b, void *prepared);
-    /* Runs records [first, end). */
+    /* Runs records [first, end): the steady ones, where they are to be computed, then those after
+     * moji_tape_steady; all of them at once or, where somebody may cancel, `span` at a time. */
     gboolean (*run)(MojiBackend *b, void *prepared, int first, int end, GError **error);
     /* Runs all records and says how long each took; 0 for one that became part of another. */
     gboolean (*profile)(MojiBackend *b, void *prepared, double *seconds, GError **error);

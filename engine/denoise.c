@@ -136,7 +136,6 @@ static gboolean ask(MojiDrawing *d, const Picture *p, int n, float timestep, GEr
     }
     moji_tape_write(s->tape, s->in[0], all);
     moji_tape_write(s->tape, s->in[1], times);
-    moji_tape_write(s->tape, s->in[2], d->context);
     return moji_tape_run(s->tape, d->cancel, error);
 }
 
@@ -263,6 +262,7 @@ gboolean moji_drawing_denoise(MojiDrawing *d, int n, float *x, GError **error)
                          .noise = g_new(float, d->count),
                          .input = g_new(float, d->count),
                          .out = g_new(float, d->count)};
+    moji_tape_write(d->e->unet->tape, d->e->unet->in[2], d->context);
     for (int k = 0; ok && k < n; k++)
         ok = picture_start(d, &p[k], &first, error);
     ok = ok && take_steps(d, p, n, first, error);

@@ -68,7 +68,8 @@ static void append_ends(GString *text, MojiTape *tape)
         gboolean input = t->kind == MOJI_INPUT && !t->view_of;
         if (!input && !t->output)
             continue;
-        g_string_append_printf(text, "%s%s%s %s %s", input ? "input" : "output", t->name ? " " : "",
+        g_string_append_printf(text, "%s%s%s%s %s %s", input && t->steady ? "steady " : "",
+                               input ? "input" : "output", t->name ? " " : "",
                                t->name ? t->name : "", moji_tensor_shape(t, shape, sizeof shape),
                                moji_type_name(t->type));
         if (tape->planned)
@@ -82,8 +83,11 @@ char *moji_tape_explain(MojiTape *tape)
     GString *text = g_string_new(NULL);
     int parameters = 0;
     gint64 numbers = 0;
-    for (int i = 0; i < moji_tape_length(tape); i++)
+    for (int i = 0; i < moji_tape_length(tape); i++) {
         append_record(text, tape, i);
+        if (i == tape->steady - 1)
+            g_string_append(text, "     later runs begin here: what is above is kept\n");
+    }
     append_ends(text, tape);
     for (int id = 0; id < moji_tape_tensors(tape); id++) {
         MojiTensor *t = moji_tape_tensor(tape, id);

@@ -1,7 +1,8 @@
 /* plan.c: when every tensor lives, and where in the tape's one block.
  *
  * The surprising rule: planning rewrites the tape. An add disappears into the convolution or linear
- * layer before it, and an elementwise op may get its input's memory for its output.
+ * layer before it, what follows from steady inputs alone moves to the front, and an elementwise op
+ * may get its input's memory for its output.
  *
  * The packing is "greedy by size" (Pisarchyk and Lee 2020, arXiv:2001.03288): the largest slot
  * first, each into the tightest gap between the slots already placed that live at the same time. */
@@ -105,6 +106,53 @@ static void fold_adds(MojiTape *tape)
     g_free(u.readers);
 }
 
+/* ---- what is steady ---- */
+
+static gboolean is_steady(const MojiRecord *r)
+{
+    gboolean any = FALSE;
+    for (int k = 0; k < MOJI_MAX_INPUTS; k++) {
+        if (!r->in[k] || r->in[k]->kind == MOJI_PARAMETER)
+            continue;
+        if (!moji_tensor_base(r->in[k])->steady)
+            return FALSE;
+        any = TRUE;
+    }
+    return any;
+}
+
+/* Steady records first, each kind in its order. */
+static void move_steady(MojiTape *tape)
+{
+    g_autoptr(GPtrArray) rest = g_ptr_array_new();
+    guint n = 0;
+    for (guint i = 0; i < tape->records->len; i++) {
+        MojiRecord *r = tape->records->pdata[i];
+        r->out->steady = is_steady(r);
+        if (r->out->steady)
+            tape->records->pdata[n++] = r;
+        else
+            g_ptr_array_add(rest, r);
+    }
+    tape->steady = n;
+    for (guint i = 0; i < rest->len; i++)
+        tape->records->pdata[n + i] = rest->pdata[i];
+}
+
+/* Steady tensors that later runs read, or that the caller may read after them. */
+static void mark_kept(MojiTape *tape)
+{
+    for (int i = 0; i < moji_tape_length(tape); i++) {
+        MojiRecord *r = moji_tape_record(tape, i);
+        r->out->kept |= r->out->steady && r->out->output;
+        if (r->op == MOJI_OP_UPSAMPLE && i == tape->steady - 1)
+            moji_tensor_base(r->in[0])->kept = TRUE; /* find_lifetimes tells who may read it */
+        for (int k = 0; i >= tape->steady && k < MOJI_MAX_INPUTS; k++)
+            if (r->in[k] && moji_tensor_base(r->in[k])->steady)
+                moji_tensor_base(r->in[k])->kept = TRUE;
+    }
+}
+
 /* ---- lifetimes ---- */
 
 /* Sets first and last of every base tensor that has memory. An activation that nothing reads lives
@@ -125,7 +173,7 @@ static void find_lifetimes(MojiTape *tape)
     }
     for (guint id = 0; id < tape->tensors->len; id++) {
         MojiTensor *t = tape->tensors->pdata[id];
-        if (t->output && !t->view_of)
+        if ((t->output || t->kept) && !t->view_of)
             t->last = end - 1;
     }
 }
@@ -150,7 +198,7 @@ static MojiTensor *overwritten(MojiRecord *r, int i)
         return NULL;
     for (int k = 0; k < 2 && r->in[k]; k++) {
         MojiTensor *base = moji_tensor_base(r->in[k]);
-        if (base->kind == MOJI_PARAMETER || base->output || base->last != i ||
+        if (base->kind == MOJI_PARAMETER || base->output || base->kept || base->last != i ||
             base->type != r->out->type || !same_shape(r->in[k], r->out))
             continue;
         MojiTensor *a = r->in[0];
@@ -177,11 +225,16 @@ static GArray *make_slots(MojiTape *tape, int *slot_of)
         MojiRecord *r = moji_tape_record(tape, i);
         MojiTensor *out = r->out, *under = overwritten(r, i);
         if (under) {
+            Slot *shared = &g_array_index(slots, Slot, slot_of[under->id]);
             slot_of[out->id] = slot_of[under->id];
-            g_array_index(slots, Slot, slot_of[out->id]).last = out->last;
+            shared->first = out->kept ? -1 : shared->first;
+            shared->last = out->last;
             continue;
         }
-        Slot s = {.first = i, .last = out->last, .bytes = aligned(moji_tensor_bytes(out))};
+        /* what is kept must outlive what is written before the next run's first record */
+        Slot s = {.first = out->kept ? -1 : i,
+                  .last = out->last,
+                  .bytes = aligned(moji_tensor_bytes(out))};
         slot_of[out->id] = slots->len;
         g_array_append_val(slots, s);
     }
@@ -253,6 +306,8 @@ void moji_tape_plan(MojiTape *tape)
     g_assert(!tape->planned && tape->scope_lengths->len == 0);
     mark_outputs(tape);
     fold_adds(tape);
+    move_steady(tape);
+    mark_kept(tape);
     find_lifetimes(tape);
     g_autofree int *slot_of = g_new(int, tape->tensors->len);
     g_autoptr(GArray) slots = make_slots(tape, slot_of);

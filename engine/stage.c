@@ -54,7 +54,7 @@ MojiStage *moji_stage_unet_batch(const MojiModel *m, MojiType type, int prompts,
     const gint64 context[] = {prompts, chunks * moji_stage_tokens(m), m->unet.cross_attention_dim};
     s->in[0] = moji_input(s->tape, "sample", MOJI_F32, 4, sample);
     s->in[1] = moji_input(s->tape, "timestep", MOJI_F32, 1, &batch);
-    s->in[2] = moji_input(s->tape, "context", MOJI_F32, 3, context);
+    s->in[2] = moji_steady(s->tape, moji_input(s->tape, "context", MOJI_F32, 3, context));
     return stage_end(s, moji_unet(s->tape, &m->unet, s->in[0], s->in[1], s->in[2]));
 }
 

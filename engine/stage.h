@@ -25,7 +25,8 @@ typedef struct {
  * words: TRUE for f32 [B,n,C] in place of ids, see clip.h. */
 MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int clip_skip,
                            gboolean words);
-/* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c] */
+/* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c]. The context is
+ * steady (tape.h): written once, it serves all steps. */
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w);
 /* The same for `pictures` samples of each of the prompts, which have so many chunks: latents
  * [prompts*pictures,h,w,c], timestep [prompts*pictures], context [prompts,chunks*n,C]. */

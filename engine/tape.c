@@ -157,6 +157,12 @@ int moji_tape_length(const MojiTape *tape)
     return tape->records->len;
 }
 
+int moji_tape_steady(const MojiTape *tape)
+{
+    g_assert(tape->planned);
+    return tape->steady;
+}
+
 MojiRecord *moji_tape_record(MojiTape *tape, int i)
 {
     g_assert(i >= 0 && (guint)i < tape->records->len);
@@ -218,6 +224,13 @@ MojiTensor *moji_output(MojiTape *tape, MojiTensor *t)
     g_assert(!tape->planned && t->kind != MOJI_PARAMETER);
     t->output = TRUE;
     return t;
+}
+
+MojiTensor *moji_steady(MojiTape *tape, MojiTensor *input)
+{
+    g_assert(!tape->planned && input->kind == MOJI_INPUT && !input->view_of);
+    input->steady = TRUE;
+    return input;
 }
 
 MojiTensor *moji_parameter(MojiTape *tape, const char *name, int rank, const gint64 *dim)
@@ -586,6 +599,8 @@ void moji_tape_write(MojiTape *tape, MojiTensor *input, const void *host)
     g_assert(tape->block && input->kind == MOJI_INPUT);
     tape->backend->write(tape->backend, (char *)tape->block + input->offset, host,
                          moji_tensor_bytes(input));
+    if (input->steady)
+        tape->ready = FALSE;
 }
 
 void moji_tape_read(MojiTape *tape, MojiTensor *output, void *host)
@@ -596,12 +611,11 @@ void moji_tape_read(MojiTape *tape, MojiTensor *output, void *host)
                         moji_tensor_bytes(output));
 }
 
-gboolean moji_tape_run(MojiTape *tape, GCancellable *cancellable, GError **error)
+static gboolean run_records(MojiTape *tape, int first, int end, GCancellable *cancellable,
+                            GError **error)
 {
-    g_assert(tape->block);
-    int end = tape->records->len;
     int span = cancellable ? MIN(tape->backend->span, MAX(end, 1)) : MAX(end, 1);
-    for (int i = 0; i < end; i += span) {
+    for (int i = first; i < end; i += span) {
         if (cancellable && g_cancellable_is_cancelled(cancellable)) {
             g_set_error_literal(error, MOJI_ERROR, MOJI_ERROR_CANCELLED, "Cancelled");
             return FALSE;
@@ -612,8 +626,16 @@ gboolean moji_tape_run(MojiTape *tape, GCancellable *cancellable, GError **error
     return TRUE;
 }
 
+gboolean moji_tape_run(MojiTape *tape, GCancellable *cancellable, GError **error)
+{
+    g_assert(tape->block);
+    tape->ready = tape->ready || run_records(tape, 0, tape->steady, cancellable, error);
+    return tape->ready && run_records(tape, tape->steady, tape->records->len, cancellable, error);
+}
+
 gboolean moji_tape_profile(MojiTape *tape, double *seconds, GError **error)
 {
     g_assert(tape->block);
+    tape->ready = TRUE;
     return tape->backend->profile(tape->backend, tape->prepared, seconds, error);
 }

@@ -56,6 +56,8 @@ struct MojiTensor {
     char *name;          /* inputs: the caller's; parameters: the name in the weights file */
     MojiTensor *view_of; /* not NULL: the same memory as that tensor under another shape */
     gboolean output;     /* kept until the end of the tape */
+    gboolean steady;     /* follows from steady inputs alone: see moji_steady */
+    gboolean kept;       /* steady, and kept from run to run; once planned */
     int first, last;     /* records that write it first and read it last, once planned; -1 none */
     gsize offset;        /* in the tape's block, once planned; inputs and activations only */
 };
@@ -136,6 +138,10 @@ void moji_scope_end(MojiTape *tape);
 MojiTensor *moji_input(MojiTape *tape, const char *name, MojiType type, int rank,
                        const gint64 *dim);
 MojiTensor *moji_output(MojiTape *tape, MojiTensor *t); /* marks and returns t */
+/* Marks and returns an input that many runs have in common. What follows from such inputs alone is
+ * computed when one of them has been written and kept until one is again; all of them must be
+ * written then. */
+MojiTensor *moji_steady(MojiTape *tape, MojiTensor *input);
 /* A parameter of the compute type named SCOPE.name; the layer recorders below call it. */
 MojiTensor *moji_parameter(MojiTape *tape, const char *name, int rank, const gint64 *dim);
 MojiTensor *moji_reshape(MojiTape *tape, MojiTensor *x, int rank, const gint64 *dim); /* a view */
@@ -174,6 +180,9 @@ MojiTensor *moji_cast(MojiTape *tape, MojiTensor *x, MojiType type); /* x itself
 /* ---- looking at it ---- */
 
 int moji_tape_length(const MojiTape *tape);
+/* How many records from the first on follow from steady inputs alone, once planned: later runs
+ * begin after them. */
+int moji_tape_steady(const MojiTape *tape);
 MojiRecord *moji_tape_record(MojiTape *tape, int i); /* owned by the tape */
 int moji_tape_tensors(const MojiTape *tape);
 MojiTensor *moji_tape_tensor(MojiTape *tape, int id);
@@ -181,8 +190,8 @@ MojiTensor *moji_tape_tensor(MojiTape *tape, int id);
 /* ---- planning, preparing, running ---- */
 
 /* Folds an add into the conv2d or linear before it (as that record's residual) where nothing else
- * reads the intermediate, then gives every input and activation an offset such that no two that are
- * live at once overlap. Call once, after the last recorder. */
+ * reads the intermediate, puts what is steady first, then gives every input and activation an
+ * offset such that no two that are live at once overlap. Call once, after the last recorder. */
 void moji_tape_plan(MojiTape *tape);
 /* TRUE for silu, gelu, quick_gelu, relu, scale and add: out may be exactly in[0]'s memory, so these
  * must read an element of in[0] before they write it. (add's operands change places if only b
@@ -205,7 +214,7 @@ void moji_tape_read(MojiTape *tape, MojiTensor *output, void *host);       /* wh
 
 /* Runs all records. Cancelling takes effect between two records, or later on a backend that takes
  * many at once. Inputs must be written again
- * before the next run unless they are also marked by moji_output. */
+ * before the next run unless they are also marked by moji_output or are steady. */
 gboolean moji_tape_run(MojiTape *tape, GCancellable *cancellable, GError **error);
-/* The same, for `moji bench`: seconds[i] is what record i took. */
+/* The same, for `moji bench`, always from the first record: seconds[i] is what record i took. */
 gboolean moji_tape_profile(MojiTape *tape, double *seconds, GError **error);

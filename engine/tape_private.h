@@ -11,12 +11,14 @@ struct MojiTape {
     GArray *scope_lengths;  /* of gsize: the scope's length before each moji_scope */
 
     gboolean planned;
+    int steady; /* records, the first, that follow from steady inputs alone */
     gsize block_bytes, unplanned_bytes;
 
     /* Set by prepare. The backend and the weights are the caller's. */
     MojiBackend *backend;
     void *block;
     void *prepared;
+    gboolean ready; /* what the steady records write is there */
 };
 
 /* The tensor whose memory t uses: t itself unless it is a view. */

@@ -19,7 +19,7 @@ typedef struct {
     MojiTape *tape;
     char *block;
     int memories, prepared; /* how many are held now */
-    int runs;               /* calls */
+    int runs, records;      /* calls, and records that ran */
     int cancel_at;          /* record after which `cancel` is cancelled */
     GCancellable *cancel;
     gboolean no_memory, no_prepare;
@@ -145,6 +145,7 @@ static gboolean fake_run(MojiBackend *b, void *prepared, int first, int end, GEr
     for (int i = first; i < end; i++) {
         MojiRecord *r = moji_tape_record(f->tape, i);
         guint64 in[MOJI_MAX_INPUTS] = {0};
+        f->records++;
         for (int k = 0; k < MOJI_MAX_INPUTS; k++)
             if (r->in[k])
                 in[k] = r->in[k]->kind == MOJI_PARAMETER ? parameter_number(r->in[k])
@@ -577,6 +578,8 @@ static MojiTape *random_tape(guint32 seed)
         MojiTensor *x = moji_input(m.tape, "x", moji_tape_compute(m.tape), 4, dim);
         if (g_rand_int_range(m.random, 0, 6) == 0)
             moji_output(m.tape, x);
+        if (g_rand_boolean(m.random))
+            moji_steady(m.tape, x);
         g_ptr_array_add(m.pool, x);
     }
     for (int i = 0; i < ops; i++) {
@@ -591,9 +594,13 @@ static MojiTape *random_tape(guint32 seed)
     return m.tape;
 }
 
-static guint64 input_number(const MojiTensor *t)
+/* Three runs of one tape: inputs that are not steady change each time, steady ones before the last
+ * only. */
+enum { TURNS = 3 };
+
+static guint64 input_number(const MojiTensor *t, int turn)
 {
-    return mix(77, t->id);
+    return mix(77 + (t->steady ? turn / 2 : turn), t->id);
 }
 
 static MojiTensor *base_of(MojiTensor *t)
@@ -603,13 +610,13 @@ static MojiTensor *base_of(MojiTensor *t)
     return t;
 }
 
-/* What every tensor should hold, from the tape as it was recorded. Caller frees. */
-static guint64 *expect(MojiTape *tape)
+/* What every tensor should hold in a turn, from the tape as it was recorded. Caller frees. */
+static guint64 *expect(MojiTape *tape, int turn)
 {
     guint64 *number = g_new0(guint64, moji_tape_tensors(tape));
     for (int id = 0; id < moji_tape_tensors(tape); id++) {
         MojiTensor *t = moji_tape_tensor(tape, id);
-        number[id] = t->kind == MOJI_PARAMETER ? parameter_number(t) : input_number(t);
+        number[id] = t->kind == MOJI_PARAMETER ? parameter_number(t) : input_number(t, turn);
     }
     for (int i = 0; i < moji_tape_length(tape); i++) {
         MojiRecord *r = moji_tape_record(tape, i);
@@ -622,33 +629,49 @@ static guint64 *expect(MojiTape *tape)
     return number;
 }
 
-static void check_run(MojiTape *tape, const guint64 *expected, guint32 seed)
+static void write_inputs(MojiTape *tape, int turn)
+{
+    for (int id = 0; id < moji_tape_tensors(tape); id++) {
+        MojiTensor *t = moji_tape_tensor(tape, id);
+        if (t->kind != MOJI_INPUT || t->view_of || (t->steady && turn == 1))
+            continue;
+        g_autofree char *host = g_malloc(moji_tensor_bytes(t));
+        fill(host, moji_tensor_bytes(t), input_number(t, turn));
+        moji_tape_write(tape, t, host);
+    }
+}
+
+static void check_outputs(MojiTape *tape, const guint64 *expected, guint32 seed, int turn)
+{
+    for (int id = 0; id < moji_tape_tensors(tape); id++) {
+        MojiTensor *t = moji_tape_tensor(tape, id);
+        if (!t->output)
+            continue;
+        g_autofree guint8 *host = g_malloc(moji_tensor_bytes(t));
+        g_autofree char *want = g_malloc(moji_tensor_bytes(t));
+        moji_tape_read(tape, t, host);
+        fill(want, moji_tensor_bytes(t), expected[base_of(t)->id]);
+        MOJI_CHECK(memcmp(host, want, moji_tensor_bytes(t)) == 0,
+                   "tape %u, run %d: output %d is wrong", seed, turn + 1, id);
+    }
+}
+
+static void check_runs(MojiTape *tape, guint64 *const *expected, guint32 seed)
 {
     Fake f = fake_new();
     MojiWeights *weights = weights_for(tape);
     g_autoptr(GError) error = NULL;
-    if (MOJI_CHECK(moji_tape_prepare(tape, &f.b, weights, &error), "tape %u: %s", seed,
-                   error ? error->message : "?")) {
-        for (int id = 0; id < moji_tape_tensors(tape); id++) {
-            MojiTensor *t = moji_tape_tensor(tape, id);
-            g_autofree char *host = g_malloc(moji_tensor_bytes(t));
-            fill(host, moji_tensor_bytes(t), input_number(t));
-            if (t->kind == MOJI_INPUT && !t->view_of)
-                moji_tape_write(tape, t, host);
-        }
+    gboolean prepared = moji_tape_prepare(tape, &f.b, weights, &error);
+    MOJI_CHECK(prepared, "tape %u: %s", seed, error ? error->message : "?");
+    for (int turn = 0; prepared && turn < TURNS; turn++) {
+        int all = moji_tape_length(tape) - (turn == 1 ? moji_tape_steady(tape) : 0);
+        f.records = 0;
+        write_inputs(tape, turn);
         MOJI_CHECK(moji_tape_run(tape, NULL, NULL), "tape %u does not run", seed);
         MOJI_CHECK(f.damaged == 0, "tape %u: %d inputs were damaged", seed, f.damaged);
-        for (int id = 0; id < moji_tape_tensors(tape); id++) {
-            MojiTensor *t = moji_tape_tensor(tape, id);
-            if (!t->output)
-                continue;
-            g_autofree guint8 *host = g_malloc(moji_tensor_bytes(t));
-            g_autofree char *want = g_malloc(moji_tensor_bytes(t));
-            moji_tape_read(tape, t, host);
-            fill(want, moji_tensor_bytes(t), expected[base_of(t)->id]);
-            MOJI_CHECK(memcmp(host, want, moji_tensor_bytes(t)) == 0, "tape %u: output %d is wrong",
-                       seed, id);
-        }
+        MOJI_CHECK(f.records == all, "tape %u, run %d: %d records ran, expected %d", seed, turn + 1,
+                   f.records, all);
+        check_outputs(tape, expected[turn], seed, turn);
     }
     moji_tape_free(tape);
     moji_weights_free(weights);
@@ -699,7 +722,7 @@ static gsize most_needed(MojiTape *tape)
         gsize now = 0;
         for (int id = 0; id < moji_tape_tensors(tape); id++) {
             MojiTensor *t = moji_tape_tensor(tape, id);
-            if (placed(t) && t->first <= i && i <= MAX(t->last, t->first))
+            if (placed(t) && (t->first <= i || t->kept) && i <= MAX(t->last, t->first))
                 now += (moji_tensor_bytes(t) + 63) / 64 * 64;
         }
         most = MAX(most, now);
@@ -710,10 +733,12 @@ static gsize most_needed(MojiTape *tape)
 static void test_random(void)
 {
     double planned = 0, needed = 0;
-    int in_place = 0, folded = 0;
+    int in_place = 0, folded = 0, kept = 0;
     for (guint32 seed = 0; seed < 400; seed++) {
         MojiTape *tape = random_tape(seed);
-        g_autofree guint64 *expected = expect(tape);
+        guint64 *expected[TURNS];
+        for (int turn = 0; turn < TURNS; turn++)
+            expected[turn] = expect(tape, turn);
         int records = moji_tape_length(tape);
         moji_tape_plan(tape);
         folded += records - moji_tape_length(tape);
@@ -726,10 +751,14 @@ static void test_random(void)
         planned += moji_tape_block_bytes(tape);
         needed += most_needed(tape);
         check_offsets(tape, seed);
-        check_run(tape, expected, seed);
+        kept += moji_tape_steady(tape) > 0 && moji_tape_steady(tape) < moji_tape_length(tape);
+        check_runs(tape, expected, seed);
+        for (int turn = 0; turn < TURNS; turn++)
+            g_free(expected[turn]);
     }
     /* else the rows above would have tested little */
-    MOJI_CHECK(in_place > 400 && folded > 100, "%d in place, %d folded", in_place, folded);
+    MOJI_CHECK(in_place > 400 && folded > 100 && kept > 50, "%d in place, %d folded, %d kept",
+               in_place, folded, kept);
     MOJI_CHECK(planned <= 1.02 * needed, "%.3f times what is needed at once", planned / needed);
 }
 
@@ -945,8 +974,11 @@ static void test_explain(void)
     n = moji_add(tape, n, moji_reshape(tape, e, 4, (gint64[]){2, 1, 1, 8}));
     h = moji_add(tape, h, moji_conv2d(tape, "conv2", n, (MojiConv){.out = 8, .kernel = 1}));
     MojiTensor *q = moji_reshape(tape, h, 3, (gint64[]){2, 16, 8});
+    MojiTensor *c = moji_input(tape, "context", MOJI_F32, 3, (gint64[]){2, 3, 8});
+    c = moji_cast(tape, moji_steady(tape, c), MOJI_BF16);
+    MojiTensor *k = moji_linear(tape, "to_k", c, 8, FALSE);
     moji_scope_end(tape);
-    h = moji_scale(tape, moji_attention(tape, q, q, q, 2, 0.5f, FALSE), 0.25f);
+    h = moji_scale(tape, moji_attention(tape, q, k, k, 2, 0.5f, FALSE), 0.25f);
     h = moji_reshape(tape, h, 4, (gint64[]){2, 4, 4, 8});
     MojiConv down = {.out = 4, .kernel = 3, .stride = 2, .pad = 1, .pad_end_only = TRUE};
     h = moji_conv2d(tape, "down", moji_concat(tape, h, h), down);

@@ -155,6 +155,7 @@ static gboolean prepare(MojiBackend *b, MojiTape *tape, void *block, MojiWeight 
     CudaPlan *plan = g_new0(CudaPlan, 1);
     plan->cuda = cuda_of(b);
     plan->steps = moji_tape_length(tape);
+    plan->steady = moji_tape_steady(tape);
     plan->step = g_new0(CudaStep, plan->steps);
     for (int i = 0; i < plan->steps; i++) {
         plan->step[i].record = moji_tape_record(tape, i);
@@ -195,7 +196,7 @@ static gboolean capture(CudaPlan *plan)
     cudaGraph_t graph = NULL;
     if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal))
         return FALSE;
-    gboolean done = launch(plan, 0, plan->steps, NULL);
+    gboolean done = launch(plan, plan->steady, plan->steps, NULL);
     if (cudaStreamEndCapture(stream, &graph) || !done ||
         cudaGraphInstantiateWithFlags(&plan->graph, graph, 0))
         plan->graph = NULL;
@@ -217,7 +218,7 @@ static gboolean run_whole(CudaPlan *plan, GError **error)
         capture(plan);
     if (plan->graph)
         return moji_cuda_ok(cudaGraphLaunch(plan->graph, plan->cuda->stream), NULL, error);
-    return launch(plan, 0, plan->steps, error);
+    return launch(plan, plan->steady, plan->steps, error);
 }
 
 /* Ids come from outside, so a table look-up is worth waiting for. */
@@ -238,8 +239,8 @@ static gboolean run(MojiBackend *b, void *prepared, int first, int end, GError *
     CudaPlan *plan = prepared;
     cuda_of(b);
     end = MIN(end, plan->steps);
-    gboolean done =
-        first == 0 && end == plan->steps ? run_whole(plan, error) : launch(plan, first, end, error);
+    gboolean done = first == plan->steady && end == plan->steps ? run_whole(plan, error)
+                                                                : launch(plan, first, end, error);
     return done && (!plan->embeds || check_ids(plan, error));
 }
 

@@ -67,11 +67,11 @@ typedef struct {
 typedef struct {
     Cuda *cuda;
     CudaStep *step;
-    int steps;
-    gboolean embeds; /* so that ids have to be checked after a run */
-    int runs;        /* of the whole tape since the scratch memory last moved */
+    int steps, steady; /* all; the first of them, which later runs leave out */
+    gboolean embeds;   /* so that ids have to be checked after a run */
+    int runs;          /* of all that are not steady since the scratch memory last moved */
     int scratch_turn;
-    cudaGraphExec_t graph; /* all steps, from the second run on */
+    cudaGraphExec_t graph; /* all steps that are not steady, from their second run on */
 } CudaPlan;
 
 struct CudaOp {

@@ -74,7 +74,8 @@ static void compare_latents(const char *folder)
     g_autofree float *want = moji_test_npy(path, &count, shape);
     gsize one = count / shape[0];
     int steps = (int)stage_reference(model, "steps");
-    int calls = !strcmp(sampler, "heun") ? 2 * steps - 1 : steps + !strcmp(sampler, "pndm");
+    gboolean twice = !strcmp(sampler, "heun") || !strcmp(sampler, "dpm++sde");
+    int calls = twice ? 2 * steps - 1 : steps + !strcmp(sampler, "pndm");
     for (int i = 0; i < shape[0]; i++) {
         /* Thinned dumps keep the noise, the first and the last. */
         int call = i == shape[0] - 1 ? calls : i;

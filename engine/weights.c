@@ -5,6 +5,7 @@
 #include "weights.h"
 #include "json.h"
 #include "safetensors.h"
+#include "save.h"
 #include "torch.h"
 #include <stdlib.h>
 #include <string.h>
@@ -405,15 +406,5 @@ void moji_weight_numbers(const MojiWeight *t, gsize from, gsize count, float *ou
     const guint8 *p = (const guint8 *)t->data + from * size;
     g_assert(t->type == MOJI_F32 || t->type == MOJI_F16 || t->type == MOJI_BF16);
     g_assert((from + count) * size <= t->bytes);
-    for (gsize i = 0; i < count; i++, p += size) {
-        guint32 bits = 0;
-        _Float16 half;
-        if (t->type == MOJI_F16) {
-            memcpy(&half, p, size);
-            out[i] = (float)half;
-        } else { /* bf16 is the upper half of f32 */
-            memcpy((guint8 *)&bits + 4 - size, p, size);
-            memcpy(&out[i], &bits, sizeof bits);
-        }
-    }
+    moji_save_convert(out, MOJI_F32, p, t->type, count);
 }

@@ -232,7 +232,7 @@ part_readme() {
         MOJI_MODEL="$work/tiny" sh batch.sh >"$work/readme.out" 2>"$work/readme.err")
     echo '(define image (car (gimp-xcf-load RUN-NONINTERACTIVE path path)))
         (check "readme-ten-emojis" (car (gimp-image-get-layers image)) 10) (done)' >"$work/ten.scm"
-    run_scm readme "$work/ten.scm" "(define path \"$work/readme/cats.xcf\")"
+    run_scm readme "$work/ten.scm" "(define path \"$work/readme/frogs.xcf\")"
 }
 
 . "$here/window.sh"

@@ -250,7 +250,7 @@ def main():
             y = vae.decode(z + torch.randn_like(z) * torch.exp(0.5 * logvar)).sample
         loss = difference(y.float(), x)
         if not args.side:
-            loss = loss + frame(y.float(), x) + 2 * frame(y.float(), x, 1)
+            loss = loss + frame(y.float(), x) + 2 * frame(y.float(), x, 2 if outer else 1)
         kl = 0.5 * (z * z + logvar.exp() - 1 - logvar).mean()
         if inner:
             loss = loss + 5e-4 * kl

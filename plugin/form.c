@@ -109,7 +109,7 @@ static void build_prompt(MojiForm *f)
     gtk_label_set_mnemonic_widget(GTK_LABEL(label), entry);
     gtk_box_pack_start(GTK_BOX(f->box), f->prompt, FALSE, FALSE, 0);
     explain(f, entry,
-            _("What to draw, in a few words: “frog with a crown”. Earlier "
+            _("What to draw, in a few words: “panda with a crown”. Earlier "
               "descriptions are in the list."));
 }
 

@@ -599,7 +599,17 @@ static gboolean merge_all(Merge *g, const MojiLoraTable *table, GCancellable *ca
     return TRUE;
 }
 
-gboolean moji_lora_merge(const MojiModel *m, MojiType type, int threads, MojiLoraUse *uses, int n,
+/* The model's modules by name: making the list costs more than merging a small LoRA does. */
+static const MojiLoraTable *table_of(MojiModel *m)
+{
+    if (!m->lora_table) {
+        m->lora_table = moji_lora_table_new(m);
+        m->free_lora_table = (GDestroyNotify)moji_lora_table_free;
+    }
+    return m->lora_table;
+}
+
+gboolean moji_lora_merge(MojiModel *m, MojiType type, int threads, MojiLoraUse *uses, int n,
                          GCancellable *cancellable, GError **error)
 {
     moji_weights_restore(m->unet_weights);
@@ -609,8 +619,7 @@ gboolean moji_lora_merge(const MojiModel *m, MojiType type, int threads, MojiLor
     Merge g = {.model = m, .type = type, .use = uses, .n = n};
     g.threads = threads > 0 ? threads : omp_get_num_procs();
     g.modules = g_new0(GHashTable *, n);
-    MojiLoraTable *table = moji_lora_table_new(m);
-    gboolean ok = merge_all(&g, table, cancellable, error);
+    gboolean ok = merge_all(&g, table_of(m), cancellable, error);
     if (!ok) {
         moji_weights_restore(m->unet_weights);
         moji_weights_restore(m->clip_weights);
@@ -619,7 +628,6 @@ gboolean moji_lora_merge(const MojiModel *m, MojiType type, int threads, MojiLor
         if (g.modules[i])
             g_hash_table_unref(g.modules[i]);
     g_free(g.modules);
-    moji_lora_table_free(table);
     return ok;
 }
 

@@ -45,6 +45,6 @@ typedef struct {
  * and stored as `type`, in which the networks will run: rounded once, as the file's own values are,
  * and no larger than need be; biases and norms stay f32. No tape may be prepared with m's weights.
  * On error (also MOJI_ERROR_CANCELLED) none is merged. threads 0: one a core. */
-gboolean moji_lora_merge(const MojiModel *m, MojiType type, int threads, MojiLoraUse *uses, int n,
+gboolean moji_lora_merge(MojiModel *m, MojiType type, int threads, MojiLoraUse *uses, int n,
                          GCancellable *cancellable, GError **error);
 guint64 moji_lora_merged_bytes(const MojiModel *m); /* of the weights that are merged now */

@@ -35,6 +35,7 @@ void moji_model_free(MojiModel *m)
 {
     if (!m)
         return;
+    g_clear_pointer(&m->lora_table, m->free_lora_table);
     moji_tokenizer_free(m->tokenizer);
     moji_weights_free(m->clip_weights);
     moji_weights_free(m->unet_weights);

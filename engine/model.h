@@ -60,7 +60,9 @@ typedef struct {
     MojiCard card;
     MojiTokenizer *tokenizer;                               /* NULL if opened without weights */
     MojiWeights *clip_weights, *unet_weights, *vae_weights; /* likewise */
-    char *other_vae; /* what people call the VAE in place of the model's own, or NULL */
+    char *other_vae;     /* what people call the VAE in place of the model's own, or NULL */
+    gpointer lora_table; /* MojiLoraTable, made by the first merge (lora.c); or NULL */
+    GDestroyNotify free_lora_table;
 } MojiModel;
 
 /* path: a folder, or a file with a whole checkpoint (checkpoint.h). Checks that the parts fit each

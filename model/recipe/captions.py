@@ -15,7 +15,7 @@ import regex
 
 import frog
 from common import BACKGROUNDS, BACKGROUNDS_KO
-from scenes import names, scenes, tables
+from scenes import DRAWN, names, scenes, tables
 
 DEFAULT_STYLE = "twemoji"       # the set of art.py that the diffusion model draws
 STYLES = [DEFAULT_STYLE, frog.STYLE]
@@ -71,7 +71,7 @@ def texts():
         out += [row["en"], row["ko"], *row["keys_en"], *row["keys_ko"]]
     for row in things:      # with any name for the {}: a Korean particle is part of the word before it
         out += [row["en"].format("a"), *[k.format("a") for k in row["keys_en"]]]
-    for scene in scenes(("first", "yes", "more", "no"), DEFAULT_STYLE):
+    for scene in scenes(DRAWN, DEFAULT_STYLE):
         if scene.thing >= 0:
             main, others = names(scene, True)
             out += [main, *others]

@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 import captions
 from common import BACKGROUNDS, Clock, Ema, Team, compose, device_setup, rgb, save, to_tensor
 from norm import fuse_norms
-from scenes import in_reach, scenes, tables
+from scenes import DRAWN, in_reach, scenes, tables
 from vae import build as build_vae, outermost
 
 NAMED = [b for b, (_, weight) in BACKGROUNDS.items() if weight]
@@ -81,9 +81,11 @@ def make_latents(args):
             x = to_tensor([compose(rgba, rgb(b)) for b in NAMED])
             latents.append(vae.encode(x.to(device)).latent_dist.mean.float().cpu().half())
     z = torch.stack(latents).float()
-    mean, std = z.mean((0, 1, 3, 4)), z.std((0, 1, 3, 4))
+    path = args.work / "latents.pt"
+    old = torch.load(path, weights_only=False) if path.exists() else None     # a UNet that has learned keeps its scale
+    mean, std = (old["mean"], old["std"]) if old else (z.mean((0, 1, 3, 4)), z.std((0, 1, 3, 4)))
     z = (z - mean[:, None, None]) / std[:, None, None]
-    save(args.work / "latents.pt", z=z.half(), mean=mean, std=std)
+    save(path, z=z.half(), mean=mean, std=std)
     print(f"{tuple(z.shape)} latents, std by channel {[round(v, 2) for v in std.tolist()]}", flush=True)
 
 
@@ -175,18 +177,20 @@ def train_text(args):
     save(path, text=text.state_dict())
 
 
-KIND_SHARES = 0.4, 0.14, 0.46       # of all draws: single things, the frog in its moods, things with something
+KIND_SHARES = 0.5, 0.14, 0.36       # of all draws: single things, the frog in its moods, things with something
 
 
-def draw_shares(found):
-    """Every scene's share of the draws: a kind's is divided evenly; held-out scenes, and those out of reach, have none."""
+def draw_shares(found, hard=None):
+    """Every scene's share of the draws: a kind's is divided evenly, or by how hard the scenes are; held-out scenes, and those out
+    of reach, have none."""
+    hard = np.ones(len(found)) if hard is None else hard
     kind = np.array([2 if s.thing >= 0 else 1 if s.mood >= 0 else 0 for s in found])
     drawn = np.array([in_reach(s) and not s.held_out for s in found])
     share = np.zeros(len(found))
     for k, part in enumerate(KIND_SHARES):
         here = (kind == k) & drawn
         if here.any():
-            share[here] = part / here.sum()
+            share[here] = part * hard[here] / hard[here].sum()
     return share / share.sum()
 
 
@@ -240,11 +244,15 @@ def train(args):
              samples=samples,
              used=clock.used(), shape=args.shape)
 
+    # Running error of each scene: what is new or hard is drawn more often, so that names may be added to a model that knows others.
+    hard = np.ones(len(found))
     saved, losses = clock.used(), []
     while True:
         clock = team.clock(clock)
         if clock.share() >= 1:
             break
+        if step % 50 == 0:
+            share = draw_shares(found, hard)
         for group in optimiser.param_groups:
             group["lr"] = group["times"] * clock.lr(args.lr, step)
         pick, ground = rng.choice(len(found), args.batch, p=share), rng.choice(len(NAMED), args.batch, p=NAMED_SHARE)
@@ -263,7 +271,11 @@ def train(args):
             with torch.no_grad():
                 context = text(ids).last_hidden_state
             out = unet(noisy, t, context).sample
-        loss = F.mse_loss(out.float(), v)
+        errors = (out.float() - v).square().mean((1, 2, 3))
+        loss = errors.mean()
+        for i, said, near, error in zip(pick, words, early.tolist(), errors.tolist()):
+            if said and near:
+                hard[i] += 0.1 * (min(1.0, error) - hard[i])
         optimiser.zero_grad()
         loss.backward()
         team.average_gradients()
@@ -295,7 +307,7 @@ def main():
     ap.add_argument("--lr", type=float, default=1e-3)
     ap.add_argument("--near", type=float, default=0.8, help="share of the draws near pure noise")
     ap.add_argument("--shape", default="mini")
-    ap.add_argument("--draw", nargs="+", default=["first", "yes", "more"], help="which of the concepts, by their draw column")
+    ap.add_argument("--draw", nargs="+", default=DRAWN, help="which of the concepts, by their draw column")
     ap.add_argument("--teacher", type=Path, help="text: another work folder whose words are kept")
     ap.add_argument("--seed", type=int, default=1)
     args = ap.parse_args()

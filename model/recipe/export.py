@@ -20,7 +20,7 @@ import diffusion
 import frog
 import vae as autoencoder
 from common import BACKGROUNDS, BACKGROUNDS_KO
-from scenes import names, scenes
+from scenes import DRAWN, names, scenes
 
 
 def single(draw, korean):
@@ -50,7 +50,7 @@ def main():
     ap.add_argument("--shape", default="mini")
     ap.add_argument("--steps", type=int, default=1)
     ap.add_argument("--guidance", type=float, default=1.0)
-    ap.add_argument("--draw", nargs="+", default=["first", "yes", "more"], help="as given to diffusion.py: named in the card")
+    ap.add_argument("--draw", nargs="+", default=DRAWN, help="as given to diffusion.py: named in the card")
     args = ap.parse_args()
     torch.manual_seed(0)
 

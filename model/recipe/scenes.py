@@ -22,10 +22,11 @@ from art import CONCEPTS, SETS, concepts, load_set, render
 from common import place
 
 BOX = 36
+DRAWN = ["first", "yes", "more", "third"]      # what the draw column of concepts.tsv says of those in the diffusion model
 ET.register_namespace("", "http://www.w3.org/2000/svg")
 ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
-# A mood is the face of this picture, put on another thing.
+# A mood is the face of this picture, put on another thing; the frog alone has the others.
 MOOD_FACES = {"happy": "grinning-face", "laughing": "face-with-tears-of-joy", "crying": "loudly-crying-face",
               "loving": "smiling-face-with-heart-eyes", "angry": "angry-face", "sleepy": "sleeping-face",
               "cool": "smiling-face-with-sunglasses", "winking": "winking-face"}
@@ -82,8 +83,9 @@ def scenes(draw, style):
             continue
         add(i, style, -1, -1)
         if row["face"]:
-            for m in range(len(moods)):
-                add(i, style, m, -1)
+            for m, mood in enumerate(moods):
+                if mood["word"] in MOOD_FACES:
+                    add(i, style, m, -1)
         if row["slug"] == "frog":
             for m in range(len(moods)):
                 add(i, frog.STYLE, m, -1)
@@ -179,7 +181,7 @@ class Art:
 def list_prompts(count=60):
     """Scenes with a thing, held-out ones first, no subject or thing more often than needed."""
     table, moods, things = tables()
-    pool = [s for s in scenes(("first", "yes", "more"), "twemoji") if s.thing >= 0 and in_reach(s)]
+    pool = [s for s in scenes(DRAWN, "twemoji") if s.thing >= 0 and in_reach(s)]
     order = sorted(pool, key=lambda s: (not s.held_out, zlib.crc32(names(s, False)[0].encode())))
     taken, rows = {}, []
     for limit in range(1, count):
@@ -200,7 +202,7 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--art", type=Path)
     ap.add_argument("--work", type=Path)
-    ap.add_argument("--draw", nargs="+", default=["first", "yes", "more"], help="which of the concepts, by their draw column")
+    ap.add_argument("--draw", nargs="+", default=DRAWN, help="which of the concepts, by their draw column")
     ap.add_argument("--size", type=int, default=256)
     ap.add_argument("--list", action="store_true")
     args = ap.parse_args()

@@ -123,19 +123,20 @@ static void put_together(const MojiDrawing *d, const float *without, const float
 /* Asks for the U-Net's word on every picture's input: all of them without the prompt, then all with
  * it. In the place of a picture that is not there, as the last of some may be, the first is drawn
  * again. */
-static gboolean ask(MojiDrawing *d, const Picture *p, int n, float timestep, GError **error)
+static gboolean ask(MojiDrawing *d, const Picture *p, int n, int call, GError **error)
 {
     MojiStage *s = d->e->unet;
     int samples = d->prompts * d->pictures;
     gsize one = moji_tensor_count(s->in[0]) / samples;
-    g_autofree float *all = g_new(float, samples *one), *times = g_new(float, samples);
+    g_autofree float *all = g_new(float, samples *one);
+    g_autofree gint32 *step = g_new(gint32, samples);
     for (int i = 0; i < samples; i++) {
         int k = i % d->pictures;
         put_sample(d, &p[k < n ? k : 0], all + i * one);
-        times[i] = timestep;
+        step[i] = call;
     }
     moji_tape_write(s->tape, s->in[0], all);
-    moji_tape_write(s->tape, s->in[1], times);
+    moji_tape_write(s->tape, s->in[1], step);
     return moji_tape_run(s->tape, d->cancel, error);
 }
 
@@ -196,7 +197,7 @@ static gboolean take_steps(MojiDrawing *d, Picture *p, int n, int first, GError 
         double start = moji_drawing_now();
         for (int k = 0; k < n; k++)
             moji_sampler_input(p[k].sampler, i, p[k].x, p[k].input, d->count);
-        if (!ask(d, p, n, moji_sampler_timestep(s, i), error))
+        if (!ask(d, p, n, i, error))
             return FALSE;
         if (early && i > first)
             tell_step(d, s, i - first, calls - first);
@@ -250,6 +251,17 @@ static void picture_clear(Picture *p)
     g_free(p->out);
 }
 
+/* What all calls have in common. */
+static void write_steady(const MojiDrawing *d, const MojiSampler *sampler)
+{
+    const MojiStage *s = d->e->unet;
+    g_autofree float *timesteps = g_new0(float, s->in[2]->dim[0]);
+    for (int i = 0; i < moji_sampler_calls(sampler); i++)
+        timesteps[i] = moji_sampler_timestep(sampler, i);
+    moji_tape_write(s->tape, s->in[2], timesteps);
+    moji_tape_write(s->tape, s->in[3], d->context);
+}
+
 gboolean moji_drawing_denoise(MojiDrawing *d, int n, float *x, GError **error)
 {
     g_autofree Picture *p = g_new0(Picture, n);
@@ -262,7 +274,7 @@ gboolean moji_drawing_denoise(MojiDrawing *d, int n, float *x, GError **error)
                          .noise = g_new(float, d->count),
                          .input = g_new(float, d->count),
                          .out = g_new(float, d->count)};
-    moji_tape_write(d->e->unet->tape, d->e->unet->in[2], d->context);
+    write_steady(d, p->sampler);
     for (int k = 0; ok && k < n; k++)
         ok = picture_start(d, &p[k], &first, error);
     ok = ok && take_steps(d, p, n, first, error);

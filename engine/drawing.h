@@ -33,6 +33,7 @@ struct MojiEngine {
     int stage_h, stage_w, stage_prompts; /* what they were made for */
     int stage_skip, stage_chunks;        /* likewise: the text stage, the U-Net's */
     int stage_wanted, stage_pictures;    /* the U-Net's: that memory allowing, and as it is */
+    int stage_timesteps;                 /* likewise */
     gboolean stage_words;                /* the text stage takes words, not ids */
     MojiType type;
     MojiSketch *sketch; /* or NULL */
@@ -89,6 +90,7 @@ gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error);
  * the caller's. The others make room if they must; if there still is not enough, fewer pictures are
  * drawn at once and tiles become smaller, so read those afterwards. */
 gboolean moji_drawing_ready(MojiDrawing *d, MojiStage **s, GError **error);
+MojiStage *moji_drawing_unet(const MojiDrawing *d); /* a new one, as things are set */
 void moji_drawing_drop_stages(MojiEngine *e);
 void moji_drawing_forget_loras(MojiEngine *e); /* with the model that they were merged into */
 

@@ -137,6 +137,12 @@ static gboolean merge_loras(MojiDrawing *d, MojiType type, GError **error)
     return TRUE;
 }
 
+MojiStage *moji_drawing_unet(const MojiDrawing *d)
+{
+    return moji_stage_unet_batch(d->e->model, d->e->type, d->prompts, d->e->stage_chunks,
+                                 d->pictures, d->order->calls, d->h, d->w);
+}
+
 static MojiStage *stage_new(const MojiDrawing *d, MojiStage *const *s)
 {
     const MojiEngine *e = d->e;
@@ -144,8 +150,7 @@ static MojiStage *stage_new(const MojiDrawing *d, MojiStage *const *s)
     if (s == &e->text)
         return moji_stage_text(m, e->type, d->prompts, d->order->clip_skip, e->stage_words);
     if (s == &e->unet)
-        return moji_stage_unet_batch(m, e->type, d->prompts, e->stage_chunks, d->pictures, d->h,
-                                     d->w);
+        return moji_drawing_unet(d);
     return s == &e->vae ? moji_stage_vae(m, e->type, 1, d->tile_h, d->tile_w)
                         : moji_stage_encode(m, e->type, 1, d->tile_h, d->tile_w);
 }
@@ -159,13 +164,15 @@ gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error)
     const MojiChunks *prompt = d->order->chunks[1];
     gboolean words = prompt->learnt || (d->prompts == 2 && d->order->chunks[0]->learnt);
     int chunks = prompt->count, wanted = moji_drawing_wanted(d);
+    int timesteps = moji_stage_timesteps(d->order->calls);
     if (e->stage_skip != d->order->clip_skip || e->stage_words != words)
         g_clear_pointer(&e->text, moji_stage_free);
-    if (e->stage_chunks != chunks || e->stage_wanted != wanted)
+    if (e->stage_chunks != chunks || e->stage_wanted != wanted || e->stage_timesteps != timesteps)
         g_clear_pointer(&e->unet, moji_stage_free);
     e->stage_skip = d->order->clip_skip;
     e->stage_words = words;
     e->stage_chunks = chunks;
+    e->stage_timesteps = timesteps;
     if (!merge_loras(d, type, error))
         return FALSE;
     e->type = type;

@@ -147,6 +147,7 @@ static gboolean choose_sampler(MojiOrder *o, const MojiRequest *r, const char *n
     o->sampler = g_strdup(moji_sampler_name(s));
     o->spacing = moji_sampler_spacing(s);
     o->sigmas = moji_sampler_sigmas(s);
+    o->calls = moji_sampler_calls(s);
     moji_sampler_free(s);
     return TRUE;
 }

@@ -26,6 +26,7 @@ typedef struct {
     double strength;        /* of that */
     guint8 backdrop[3];     /* what its transparent parts are put on */
     int steps, size, count;
+    int calls; /* of the U-Net for the steps */
     double guidance;
     gboolean transparent;
     MojiInversions *inversions;

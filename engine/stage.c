@@ -42,20 +42,41 @@ MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int cli
 
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w)
 {
-    return moji_stage_unet_batch(m, type, batch, 1, 1, h, w);
+    MojiStage *s = stage_new("unet", type, m->unet_weights);
+    const gint64 sample[] = {batch, h, w, m->unet.in_channels};
+    const gint64 context[] = {batch, moji_stage_tokens(m), m->unet.cross_attention_dim};
+    s->in[0] = moji_input(s->tape, "sample", MOJI_F32, 4, sample);
+    s->in[1] = moji_steady(s->tape, moji_input(s->tape, "timestep", MOJI_F32, 1, sample));
+    s->in[2] = moji_steady(s->tape, moji_input(s->tape, "context", MOJI_F32, 3, context));
+    return stage_end(s, moji_unet(s->tape, &m->unet, s->in[0], s->in[1], NULL, s->in[2]));
+}
+
+int moji_stage_timesteps(int calls)
+{
+    return 1 << g_bit_storage(calls - 1);
 }
 
 MojiStage *moji_stage_unet_batch(const MojiModel *m, MojiType type, int prompts, int chunks,
-                                 int pictures, int h, int w)
+                                 int pictures, int calls, int h, int w)
 {
     MojiStage *s = stage_new("unet", type, m->unet_weights);
-    gint64 batch = prompts * pictures;
-    const gint64 sample[] = {batch, h, w, m->unet.in_channels};
+    const gint64 sample[] = {prompts * pictures, h, w, m->unet.in_channels};
     const gint64 context[] = {prompts, chunks * moji_stage_tokens(m), m->unet.cross_attention_dim};
+    const gint64 step[] = {prompts * pictures, 1}, timesteps[] = {moji_stage_timesteps(calls)};
     s->in[0] = moji_input(s->tape, "sample", MOJI_F32, 4, sample);
-    s->in[1] = moji_input(s->tape, "timestep", MOJI_F32, 1, &batch);
-    s->in[2] = moji_steady(s->tape, moji_input(s->tape, "context", MOJI_F32, 3, context));
-    return stage_end(s, moji_unet(s->tape, &m->unet, s->in[0], s->in[1], s->in[2]));
+    s->in[1] = moji_input(s->tape, "step", MOJI_I32, 2, step);
+    s->in[2] = moji_steady(s->tape, moji_input(s->tape, "timesteps", MOJI_F32, 1, timesteps));
+    s->in[3] = moji_steady(s->tape, moji_input(s->tape, "context", MOJI_F32, 3, context));
+    return stage_end(s, moji_unet(s->tape, &m->unet, s->in[0], s->in[2], s->in[1], s->in[3]));
+}
+
+MojiStage *moji_stage_unet_card(const MojiModel *m, MojiType type, int pictures, int steps,
+                                int side)
+{
+    MojiSampler *sampler = moji_sampler_new(&m->sampler, m->card.sampler, steps, NULL);
+    int calls = sampler ? moji_sampler_calls(sampler) : steps;
+    moji_sampler_free(sampler);
+    return moji_stage_unet_batch(m, type, 2, 1, pictures, calls, side, side);
 }
 
 MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, int w)

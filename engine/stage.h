@@ -15,7 +15,7 @@
 
 typedef struct {
     MojiTape *tape; /* planned */
-    MojiTensor *in[3], *out;
+    MojiTensor *in[4], *out;
     MojiWeights *weights; /* the model's; NULL if it was opened without */
     const char *name;     /* "text", "unet", "vae" or "encode" */
     gboolean prepared;
@@ -25,13 +25,21 @@ typedef struct {
  * words: TRUE for f32 [B,n,C] in place of ids, see clip.h. */
 MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int clip_skip,
                            gboolean words);
-/* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c]. The context is
- * steady (tape.h): written once, it serves all steps. */
+/* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c]. All but the
+ * latents are steady (tape.h). */
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w);
-/* The same for `pictures` samples of each of the prompts, which have so many chunks: latents
- * [prompts*pictures,h,w,c], timestep [prompts*pictures], context [prompts,chunks*n,C]. */
+/* What a drawing calls so many times: `pictures` samples of each of the prompts, which have so many
+ * chunks, at one of S timesteps: latents [prompts*pictures,h,w,c], step i32 [prompts*pictures,1],
+ * and, steady, so that they are written once: timesteps [S], context [prompts,chunks*n,C]. */
 MojiStage *moji_stage_unet_batch(const MojiModel *m, MojiType type, int prompts, int chunks,
-                                 int pictures, int h, int w);
+                                 int pictures, int calls, int h, int w);
+/* S for so many calls: the next power of two, so that few numbers of steps need another stage, and
+ * one step no more than one. */
+int moji_stage_timesteps(int calls);
+/* The same for pictures as the model's card has them: with guidance, of one chunk, square, by its
+ * sampler. */
+MojiStage *moji_stage_unet_card(const MojiModel *m, MojiType type, int pictures, int steps,
+                                int side);
 /* latents f32 [B,h,w,c] -> f32 [B,f*h,f*w,3]; vae.h tells what to do before and after, here and in
  * the next. */
 MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, int w);

@@ -395,6 +395,17 @@ MojiTensor *moji_embed(MojiTape *tape, const char *name, MojiTensor *ids, int ro
                                .out = activation(tape, tape->compute, 3, dim)});
 }
 
+MojiTensor *moji_pick(MojiTape *tape, MojiTensor *table, MojiTensor *ids)
+{
+    CHECK_SHAPES(ids->rank == 2 && ids->type == MOJI_I32, tape, ids, NULL);
+    CHECK_SHAPES(table->rank == 2 && table->kind != MOJI_PARAMETER, tape, table, NULL);
+    gint64 dim[] = {ids->dim[0], ids->dim[1], channels(table)};
+    return append(tape, NULL,
+                  (MojiRecord){.op = MOJI_OP_EMBED,
+                               .in = {table, ids},
+                               .out = activation(tape, table->type, 3, dim)});
+}
+
 MojiTensor *moji_attention(MojiTape *tape, MojiTensor *q, MojiTensor *k, MojiTensor *v, int heads,
                            float scale, gboolean causal)
 {

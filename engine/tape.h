@@ -162,6 +162,8 @@ MojiTensor *moji_group_norm(MojiTape *tape, const char *name, MojiTensor *x, int
                             gboolean silu);
 MojiTensor *moji_layer_norm(MojiTape *tape, const char *name, MojiTensor *x, float eps);
 MojiTensor *moji_embed(MojiTape *tape, const char *name, MojiTensor *ids, int rows, int width);
+/* The same from a table that is no parameter, which the ids are the caller's own numbers of. */
+MojiTensor *moji_pick(MojiTape *tape, MojiTensor *table, MojiTensor *ids);
 
 MojiTensor *moji_attention(MojiTape *tape, MojiTensor *q, MojiTensor *k, MojiTensor *v, int heads,
                            float scale, gboolean causal);

@@ -149,18 +149,19 @@ gboolean moji_unet_config_read(const char *path, MojiUnetConfig *config, GError 
 typedef struct {
     MojiTape *tape;
     const MojiUnetConfig *c;
-    MojiTensor *time;    /* silu of the time embedding [B,E], shared by all resnets */
+    MojiTensor *time;    /* silu of the time embeddings [S,E], shared by all resnets */
+    MojiTensor *step;    /* which of them, [B,1]; NULL: all, in order */
     MojiTensor *context; /* [P,m,cross] */
     MojiTensor *skip[MOJI_UNET_MAX_LEVELS * (MAX_LAYERS + 1)];
     int skips;
 } Net;
 
-/* timestep f32 [B] -> silu of the time embedding [B,E] */
-static MojiTensor *embed_time(MojiTape *tape, const MojiUnetConfig *c, MojiTensor *timestep)
+/* timesteps f32 [S] -> silu of the time embeddings [S,E] */
+static MojiTensor *embed_time(MojiTape *tape, const MojiUnetConfig *c, MojiTensor *timesteps)
 {
     int width = 4 * c->channels[0];
     MojiTensor *h =
-        moji_sinusoid(tape, timestep, c->channels[0], c->flip_sin_to_cos, c->freq_shift);
+        moji_sinusoid(tape, timesteps, c->channels[0], c->flip_sin_to_cos, c->freq_shift);
     h = moji_cast(tape, h, moji_tape_compute(tape));
     moji_scope(tape, "time_embedding");
     h = moji_linear(tape, "linear_1", h, width, TRUE);
@@ -184,7 +185,9 @@ static MojiTensor *resnet(Net *n, int i, MojiTensor *x, int out)
     MojiTensor *h = moji_group_norm(tape, "norm1", x, groups, eps, TRUE);
     h = moji_conv2d(tape, "conv1", h, (MojiConv){.out = out, .kernel = 3, .pad = 1});
     MojiTensor *time = moji_linear(tape, "time_emb_proj", n->time, out, TRUE);
-    h = moji_add(tape, h, moji_reshape(tape, time, 4, (gint64[]){time->dim[0], 1, 1, out}));
+    if (n->step)
+        time = moji_pick(tape, time, n->step);
+    h = moji_add(tape, h, moji_reshape(tape, time, 4, (gint64[]){x->dim[0], 1, 1, out}));
     h = moji_group_norm(tape, "norm2", h, groups, eps, TRUE);
     h = moji_conv2d(tape, "conv2", h, (MojiConv){.out = out, .kernel = 3, .pad = 1});
     h = moji_add(tape, shortcut, h);
@@ -305,12 +308,12 @@ static MojiTensor *up_block(Net *n, int i, MojiTensor *x)
 }
 
 MojiTensor *moji_unet(MojiTape *tape, const MojiUnetConfig *c, MojiTensor *sample,
-                      MojiTensor *timestep, MojiTensor *context)
+                      MojiTensor *timesteps, MojiTensor *step, MojiTensor *context)
 {
     MojiType compute = moji_tape_compute(tape);
-    Net n = {.tape = tape, .c = c};
+    Net n = {.tape = tape, .c = c, .step = step};
     g_assert(sample->dim[0] % context->dim[0] == 0);
-    n.time = embed_time(tape, c, timestep);
+    n.time = embed_time(tape, c, timesteps);
     n.context = moji_cast(tape, context, compute);
     MojiTensor *x = moji_cast(tape, sample, compute);
     x = moji_conv2d(tape, "conv_in", x, (MojiConv){.out = c->channels[0], .kernel = 3, .pad = 1});

@@ -33,7 +33,9 @@ gboolean moji_unet_config_parse(JsonObject *o, const char *path, MojiUnetConfig 
                                 GError **error);
 
 /* h and w are multiples of 2^(levels-1), as every level halves them and the way up doubles them.
- * sample f32 [B,h,w,in], timestep f32 [B], context f32 [P,m,cross] -> f32 [B,h,w,out]. P prompts
- * divide B: the first B/P samples are of the first prompt, and so on. */
+ * sample f32 [B,h,w,in], timesteps f32 [S], step i32 [B,1], context f32 [P,m,cross] -> f32
+ * [B,h,w,out]. step says which of the timesteps each sample is at, so that what follows from them
+ * can be computed once for many runs; NULL: S is B, and each sample has its own. P prompts divide
+ * B: the first B/P samples are of the first prompt, and so on. */
 MojiTensor *moji_unet(MojiTape *tape, const MojiUnetConfig *c, MojiTensor *sample,
-                      MojiTensor *timestep, MojiTensor *context);
+                      MojiTensor *timesteps, MojiTensor *step, MojiTensor *context);

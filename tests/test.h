@@ -13,7 +13,7 @@
 
 typedef void (*MojiTestFn)(void);
 
-void moji_test(const char *name, MojiTestFn fn);
+void moji_test(const char *name, MojiTestFn fn); /* where MOJI_TEST_ROWS is set: if name has it */
 int moji_test_end(void); /* 0 if none failed, else 1 */
 
 /* Inside a test: mark it failed or skipped and say why; the first failure's text is kept. Both

@@ -184,7 +184,7 @@ static gsize block_of(MojiStage *s)
 
 static gsize unet_block(int pictures, int side)
 {
-    return block_of(moji_stage_unet_batch(engine->model, engine->type, 2, 1, pictures, side, side));
+    return block_of(moji_stage_unet_batch(engine->model, engine->type, 2, 1, pictures, STEPS, side, side));
 }
 
 static void test_lack(void)

@@ -29,7 +29,7 @@ static MojiTape *record_unet(const char *path, MojiType type, int batch, int siz
     MojiTensor *sample = moji_input(tape, "sample", MOJI_F32, 4, latents);
     MojiTensor *timestep = moji_input(tape, "timestep", MOJI_F32, 1, latents);
     MojiTensor *context = moji_input(tape, "context", MOJI_F32, 3, text);
-    moji_output(tape, moji_unet(tape, &c, sample, timestep, context));
+    moji_output(tape, moji_unet(tape, &c, sample, timestep, NULL, context));
     return tape;
 }
 

@@ -584,11 +584,30 @@ static void check_embed(gint64 rows, gint64 width, gint64 n)
     rig_free(r);
 }
 
+/* From a table that is no parameter. */
+static void check_pick(gint64 rows, gint64 width, gint64 n)
+{
+    Rig *r = rig_new();
+    MojiTensor *table = rig_input(r, 2, (gint64[]){rows, width}, 0, 1);
+    int i = rig_add(r, moji_input(r->tape, "ids", MOJI_I32, 2, (gint64[]){n, 1}));
+    g_autofree double *expected = g_new(double, n * width);
+    for (gint64 k = 0; k < n; k++) {
+        r->value[i][k] = k == 0 ? rows - 1 : g_rand_int_range(dice, 0, (gint32)rows);
+        memcpy(expected + k * width, r->value[0] + (gint64)r->value[i][k] * width,
+               width * sizeof *expected);
+    }
+    rig_check(r, moji_pick(r->tape, table, r->in[i]), expected);
+    rig_free(r);
+}
+
 static void test_embed(void)
 {
     check_embed(500, 768, 77);
     check_embed(3, 21, 5);
     check_embed(1, 1, 1);
+    check_pick(32, 320, 2);
+    check_pick(5, 21, 3);
+    check_pick(1, 1, 1);
 }
 
 /* f32 whatever the tape. The angle of a late timestep is rounded in f32, as the reference does. */

@@ -143,15 +143,17 @@ static gboolean run_upsample(CpuPlan *plan, CpuStep *step, GError **error)
     return TRUE;
 }
 
-/* Rows are converted as they are looked up: the table, one of the largest tensors, stays as it is
- * in the file. */
+/* Rows are converted as they are looked up: a table that is a parameter, one of the largest tensors,
+ * stays as it is in the file. */
 static gboolean run_embed(CpuPlan *plan, CpuStep *step, GError **error)
 {
     MojiTensor *table = step->record->in[0], *ids = step->record->in[1], *out = step->record->out;
     const MojiWeight *w = step->weight[0];
+    const char *rows = w ? w->data : step->in[0];
+    MojiType type = w ? w->type : table->type;
     const gint32 *id = step->in[1];
     gint64 width = table->dim[1], n = moji_tensor_count(ids);
-    gsize row = width * moji_type_bytes(w->type);
+    gsize row = width * moji_type_bytes(type);
     for (gint64 i = 0; i < n; i++) {
         if (id[i] < 0 || id[i] >= table->dim[0]) {
             g_set_error(error, MOJI_ERROR, MOJI_ERROR_USAGE,
@@ -160,7 +162,7 @@ static gboolean run_embed(CpuPlan *plan, CpuStep *step, GError **error)
             return FALSE;
         }
         moji_cpu_convert(plan->cpu, (char *)step->out + i * width * moji_type_bytes(out->type),
-                         out->type, (const char *)w->data + id[i] * row, w->type, width);
+                         out->type, rows + id[i] * row, type, width);
     }
     return TRUE;
 }

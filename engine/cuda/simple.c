@@ -68,8 +68,11 @@ static gboolean run_upsample(CudaPlan *plan, CudaStep *step, GError **error)
                         step, error);
 }
 
+/* Ids of words come from outside; rows of a table that was computed are our own. */
 static gboolean prepare_embed(CudaPlan *plan, CudaStep *step, GError **error)
 {
+    if (!step->weight[0])
+        return TRUE;
     plan->embeds = TRUE;
     step->in[0] = moji_cuda_weight(plan->cuda, step->weight[0], step->record->out->type, 1, error);
     return step->in[0] != NULL;

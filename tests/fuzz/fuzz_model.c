@@ -47,7 +47,7 @@ static void record(const MojiModel *m)
     moji_output(tape, moji_clip(tape, &m->clip, moji_input(tape, "ids", MOJI_I32, 2, ids),
                                 moji_input(tape, "positions", MOJI_I32, 2, ids)));
     moji_output(tape, moji_unet(tape, &m->unet, moji_input(tape, "sample", MOJI_F32, 4, sample),
-                                moji_input(tape, "timestep", MOJI_F32, 1, time),
+                                moji_input(tape, "timestep", MOJI_F32, 1, time), NULL,
                                 moji_input(tape, "context", MOJI_F32, 3, context)));
     moji_output(tape,
                 moji_vae_decoder(tape, &m->vae, moji_input(tape, "latents", MOJI_F32, 4, latents)));

@@ -87,9 +87,8 @@ static guint64 needed(const MojiDrawing *d)
 {
     const MojiEngine *e = d->e;
     guint64 text = moji_stage_memory_all(e->text), unet, decoder, encoder;
-    unet = e->stage_pictures == d->pictures
-               ? moji_stage_memory_all(e->unet)
-               : bytes_of(moji_drawing_unet(d));
+    unet = e->stage_pictures == d->pictures ? moji_stage_memory_all(e->unet)
+                                            : bytes_of(moji_drawing_unet(d));
     vae_bytes(d, &decoder, &encoder);
     return host_bytes(d) + (d->one_at_a_time ? MAX(MAX(text, unet), MAX(decoder, encoder))
                                              : text + unet + decoder + encoder);

@@ -182,9 +182,10 @@ static gsize block_of(MojiStage *s)
     return bytes;
 }
 
-static gsize unet_block(int pictures, int side)
+static gsize unet_block(int pictures, int steps, int side)
 {
-    return block_of(moji_stage_unet_batch(engine->model, engine->type, 2, 1, pictures, STEPS, side, side));
+    return block_of(
+        moji_stage_unet_batch(engine->model, engine->type, 2, 1, pictures, steps, side, side));
 }
 
 static void test_lack(void)
@@ -196,7 +197,7 @@ static void test_lack(void)
     for (gsize i = 0; i < G_N_ELEMENTS(at_once); i++) {
         g_autoptr(GError) error = NULL;
         for (n_lacking = 0; n_lacking < COUNT - at_once[i]; n_lacking++)
-            lacking[n_lacking] = unet_block(COUNT - n_lacking, 16);
+            lacking[n_lacking] = unet_block(COUNT - n_lacking, STEPS, 16);
         GPtrArray *images = draw_within(r, 0, &error);
         check_pictures(images, alone, error ? error->message : "in less memory than planned");
         check_calls(at_once[i], "in less memory than planned");
@@ -225,7 +226,7 @@ static void test_lack_of_all(void)
     }
     free_images(images);
     for (n_lacking = 0; n_lacking < COUNT; n_lacking++)
-        lacking[n_lacking] = unet_block(COUNT - n_lacking, 32);
+        lacking[n_lacking] = unet_block(COUNT - n_lacking, 1, 32);
     images = draw_within(r, 0, &error);
     MOJI_CHECK(!images && g_error_matches(error, MOJI_ERROR, MOJI_ERROR_MEMORY) &&
                    strstr(error->message, "says the test"),

@@ -590,7 +590,7 @@ static void check_pick(gint64 rows, gint64 width, gint64 n)
     Rig *r = rig_new();
     MojiTensor *table = rig_input(r, 2, (gint64[]){rows, width}, 0, 1);
     int i = rig_add(r, moji_input(r->tape, "ids", MOJI_I32, 2, (gint64[]){n, 1}));
-    g_autofree double *expected = g_new(double, n * width);
+    g_autofree double *expected = g_new(double, n *width);
     for (gint64 k = 0; k < n; k++) {
         r->value[i][k] = k == 0 ? rows - 1 : g_rand_int_range(dice, 0, (gint32)rows);
         memcpy(expected + k * width, r->value[0] + (gint64)r->value[i][k] * width,

@@ -143,8 +143,8 @@ static gboolean run_upsample(CpuPlan *plan, CpuStep *step, GError **error)
     return TRUE;
 }
 
-/* Rows are converted as they are looked up: a table that is a parameter, one of the largest tensors,
- * stays as it is in the file. */
+/* Rows are converted as they are looked up: a table that is a parameter, one of the largest
+ * tensors, stays as it is in the file. */
 static gboolean run_embed(CpuPlan *plan, CpuStep *step, GError **error)
 {
     MojiTensor *table = step->record->in[0], *ids = step->record->in[1], *out = step->record->out;

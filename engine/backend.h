@@ -9,7 +9,7 @@
 /* Raised when this struct, or what it is made of, changes: a shared object of another one is
  * refused.
  */
-#define MOJI_BACKEND_ABI 5
+#define MOJI_BACKEND_ABI 6
 
 /* Bytes of a device's memory that tapes will want together. */
 typedef struct {
@@ -20,6 +20,7 @@ struct MojiBackend {
     const char *name; /* "cpu", "cuda" */
     char *note;       /* why "auto" took no faster one, a line for people; NULL if there is none */
     gboolean renews;  /* changed weights are renewed in place, so tapes stay prepared: weights.h */
+    gboolean keeps_norms;   /* moji_tape_norms works */
     gboolean returns_early; /* run may return before it is done; read waits for it */
     int pictures;           /* drawn at once: more are no faster */
     int span; /* records that moji_tape_run runs between two looks at its cancellable */

@@ -2,8 +2,7 @@
  *
  * First choice: everything, so that the next drawing starts at once, with as many pictures in a
  * call of the U-Net as fit. Then one network at a time, again with as many as fit; then also the
- * decoder on one part of the picture after the other, which changes it a little, since its norms
- * then see only a part. */
+ * decoder on one part of the picture after the other, which changes it a little (pixels.c). */
 #include "drawing.h"
 
 #define SMALLEST_TILE 16 /* latents */

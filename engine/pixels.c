@@ -26,16 +26,17 @@ static int tile_count(int tile, int cells)
     return n;
 }
 
-/* How much of a tile's sample counts: it fades in and out where it lies over others. */
+/* How much of a tile's sample counts: it fades in and out where it lies over others. What is
+ * nearest to its edge, where it saw zeros for the neighbour's samples, does not count at all. */
 static float fade(int at, int start, int tile, int cells, int side)
 {
-    float width = tile / 4 * side, weight = 1;
-    int length = tile * side;
+    float overlap = tile / 4 * side, unseen = 0.3f * overlap, width = overlap - 2 * unseen;
+    float weight = 1;
     if (start > 0)
-        weight = MIN(weight, (at + 0.5f) / width);
+        weight = MIN(weight, (at + 0.5f - unseen) / width);
     if (start + tile < cells)
-        weight = MIN(weight, (length - at - 0.5f) / width);
-    return weight;
+        weight = MIN(weight, (tile * side - at - 0.5f - unseen) / width);
+    return MAX(weight, 0);
 }
 
 /* The sum of all fades at each sample of an axis. Caller frees. */
@@ -50,13 +51,35 @@ static float *fade_sums(int tile, int cells, int side)
     return sums;
 }
 
-/* One tile at cell y, x: its weighted values are added to out. */
-static gboolean run_tile(MojiDrawing *d, const Pass *p, const float *in, int y, int x, float *out,
-                         GError **error)
+/* All of the input on one tile, every nth sample of it, so that the norms of the tiles that follow
+ * are those of the whole: normed each by itself, tiles have other colours. part: a tile's input. */
+static gboolean run_small(MojiDrawing *d, const Pass *p, const float *in, float *part,
+                          GError **error)
+{
+    int h = d->h * p->in_side, w = d->w * p->in_side;
+    int small_h = d->tile_h * p->in_side, small_w = d->tile_w * p->in_side;
+    if (!moji_tape_norms(p->stage->tape, MOJI_NORMS_KEEP))
+        return TRUE;
+    for (int i = 0; i < small_h; i++)
+        for (int j = 0; j < small_w; j++) {
+            gsize from =
+                (gsize)((2 * i + 1) * h / (2 * small_h)) * w + (2 * j + 1) * w / (2 * small_w);
+            memcpy(part + ((gsize)i * small_w + j) * p->in_c, in + from * p->in_c,
+                   p->in_c * sizeof *in);
+        }
+    moji_tape_write(p->stage->tape, p->stage->in[0], part);
+    gboolean ok = moji_tape_run(p->stage->tape, d->cancel, error);
+    moji_tape_norms(p->stage->tape, MOJI_NORMS_KEPT);
+    return ok;
+}
+
+/* One tile at cell y, x: its weighted values are added to out. part: its input, result: its
+ * output. */
+static gboolean run_tile(MojiDrawing *d, const Pass *p, const float *in, int y, int x, float *part,
+                         float *result, float *out, GError **error)
 {
     int th = d->tile_h, tw = d->tile_w, in_row = tw * p->in_side * p->in_c;
     int width = d->w * p->in_side, out_w = tw * p->out_side, full = d->w * p->out_side;
-    g_autofree float *part = g_new(float, (gsize)th * p->in_side * in_row);
     for (int i = 0; i < th * p->in_side; i++)
         memcpy(part + (gsize)i * in_row,
                in + ((gsize)(y * p->in_side + i) * width + x * p->in_side) * p->in_c,
@@ -64,7 +87,6 @@ static gboolean run_tile(MojiDrawing *d, const Pass *p, const float *in, int y, 
     moji_tape_write(p->stage->tape, p->stage->in[0], part);
     if (!moji_tape_run(p->stage->tape, d->cancel, error))
         return FALSE;
-    g_autofree float *result = g_new(float, moji_tensor_count(p->stage->out));
     moji_tape_read(p->stage->tape, p->stage->out, result);
     for (int i = 0; i < th * p->out_side; i++)
         for (int j = 0; j < out_w; j++) {
@@ -80,12 +102,17 @@ static gboolean run_tiles(MojiDrawing *d, const Pass *p, const float *in, float 
                           GError **error)
 {
     int full = d->w * p->out_side, rows = d->h * p->out_side;
+    g_autofree float *part = g_new(float, moji_tensor_count(p->stage->in[0]));
+    g_autofree float *result = g_new(float, moji_tensor_count(p->stage->out));
     memset(out, 0, (gsize)rows * full * p->out_c * sizeof *out);
+    gboolean ok = run_small(d, p, in, part, error);
     for (int i = 0; i < tile_count(d->tile_h, d->h); i++)
-        for (int j = 0; j < tile_count(d->tile_w, d->w); j++)
-            if (!run_tile(d, p, in, tile_start(i, d->tile_h, d->h), tile_start(j, d->tile_w, d->w),
-                          out, error))
-                return FALSE;
+        for (int j = 0; ok && j < tile_count(d->tile_w, d->w); j++)
+            ok = run_tile(d, p, in, tile_start(i, d->tile_h, d->h), tile_start(j, d->tile_w, d->w),
+                          part, result, out, error);
+    moji_tape_norms(p->stage->tape, MOJI_NORMS_OWN);
+    if (!ok)
+        return FALSE;
     g_autofree float *down = fade_sums(d->tile_h, d->h, p->out_side);
     g_autofree float *across = fade_sums(d->tile_w, d->w, p->out_side);
     for (gsize i = 0; i < (gsize)rows * full; i++)

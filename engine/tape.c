@@ -369,7 +369,7 @@ MojiTensor *moji_group_norm(MojiTape *tape, const char *name, MojiTensor *x, int
                   (MojiRecord){.op = MOJI_OP_GROUP_NORM,
                                .in = {x, weight, bias},
                                .out = activation_like(tape, x),
-                               .attr.norm = {groups, eps, silu}});
+                               .attr.norm = {.groups = groups, .eps = eps, .silu = silu}});
 }
 
 MojiTensor *moji_layer_norm(MojiTape *tape, const char *name, MojiTensor *x, float eps)
@@ -642,6 +642,19 @@ gboolean moji_tape_run(MojiTape *tape, GCancellable *cancellable, GError **error
     g_assert(tape->block);
     tape->ready = tape->ready || run_records(tape, 0, tape->steady, cancellable, error);
     return tape->ready && run_records(tape, tape->steady, tape->records->len, cancellable, error);
+}
+
+gboolean moji_tape_norms(MojiTape *tape, MojiNorms by)
+{
+    g_assert(tape->block);
+    if (!tape->backend->keeps_norms)
+        return FALSE;
+    for (guint i = 0; i < tape->records->len; i++) {
+        MojiRecord *r = moji_tape_record(tape, i);
+        if (r->op == MOJI_OP_GROUP_NORM)
+            r->attr.norm.by = by;
+    }
+    return TRUE;
 }
 
 gboolean moji_tape_profile(MojiTape *tape, double *seconds, GError **error)

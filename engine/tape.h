@@ -90,6 +90,9 @@ typedef enum {
 } MojiOp;
 const char *moji_op_name(MojiOp op); /* "conv2d", ... */
 
+/* Whose mean and spread group norms norm by; see moji_tape_norms. */
+typedef enum { MOJI_NORMS_OWN, MOJI_NORMS_KEEP, MOJI_NORMS_KEPT } MojiNorms;
+
 typedef union {
     struct {
         int kernel, stride, pad_begin, pad_end;
@@ -98,7 +101,8 @@ typedef union {
         int groups;
         float eps;
         gboolean silu;
-    } norm; /* layer norm: groups unused */
+        MojiNorms by;
+    } norm; /* layer norm: only eps is used */
     struct {
         int heads;
         float scale;
@@ -220,3 +224,9 @@ void moji_tape_read(MojiTape *tape, MojiTensor *output, void *host);       /* wh
 gboolean moji_tape_run(MojiTape *tape, GCancellable *cancellable, GError **error);
 /* The same, for `moji bench`, always from the first record: seconds[i] is what record i took. */
 gboolean moji_tape_profile(MojiTape *tape, double *seconds, GError **error);
+
+/* Parts of a picture whose group norms each go by their own mean and spread come out in other
+ * colours than the whole. So run a small copy of the whole with MOJI_NORMS_KEEP, then the parts
+ * with MOJI_NORMS_KEPT, which norm by what that run kept. FALSE, and nothing changes, on a backend
+ * that cannot. Once prepared. */
+gboolean moji_tape_norms(MojiTape *tape, MojiNorms by);

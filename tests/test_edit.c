@@ -538,18 +538,18 @@ static GPtrArray *draw_within(MojiRequest *r, guint64 bytes, GError **error)
     return images;
 }
 
-/* In less memory the same picture; in less still one from tiles, which may differ a little and has
- * no seams; then an error. */
-static void test_memory(void)
+/* In less memory the same picture; in less still one from tiles, which may differ a little
+ * (test_tiles.c: by how much); then an error. */
+static void check_memory(const MojiImage *picture)
 {
-    g_autoptr(MojiRequest) r = request_new(NULL);
+    g_autoptr(MojiRequest) r = request_new(picture);
     r->size = 256;
     r->steps = 1;
     r->guidance = 1;
     g_autoptr(MojiImage) plain = draw(r);
     double last = 0;
     gboolean same = FALSE, tiled = FALSE, refused = FALSE;
-    for (int mib = 88; plain && mib >= 64 && !refused; mib -= 6) {
+    for (int mib = 88 + (picture ? 12 : 0); plain && mib >= 64 && !refused; mib -= 6) {
         g_autoptr(GError) error = NULL;
         GPtrArray *images = draw_within(r, (guint64)mib << 20, &error);
         refused = !images;
@@ -570,6 +570,17 @@ static void test_memory(void)
     MOJI_CHECK(same && tiled && refused, "same %d, tiled %d, refused %d", same, tiled, refused);
     g_autoptr(MojiImage) after = draw(r);
     MOJI_CHECK(plain && after && mean_difference(plain, after) == 0, "afterwards it differs");
+}
+
+static void test_memory(void)
+{
+    check_memory(NULL);
+}
+
+static void test_memory_edit(void)
+{
+    g_autoptr(MojiImage) picture = picture_new(256, 200);
+    check_memory(picture);
 }
 
 /* ---- */
@@ -649,6 +660,7 @@ int main(void)
     moji_test("draw: a variation again from its recipe", test_variation_again);
     moji_test("draw: a model that fills holes draws from nothing too", test_fills_draws);
     moji_test("draw: within an allowance of memory", test_memory);
+    moji_test("edit: within an allowance of memory", test_memory_edit);
     moji_engine_free(engine);
     g_free(tiny);
     g_free(fills);

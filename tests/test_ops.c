@@ -206,12 +206,29 @@ static void *rig_run(Rig *r, MojiTensor *y)
     return host;
 }
 
-/* Runs the tape twice and compares: the bytes with each other, the values with the twin's. In f32
- * the largest error counts, against the largest value; in bf16 the normalised mean square. */
-static void rig_check_within(Rig *r, MojiTensor *y, const double *expected, double limit)
+/* In f32 the largest error counts, against the largest value; in bf16 the normalised mean square.
+ */
+static void rig_compare(const MojiTensor *y, const void *host, const double *expected, double limit)
 {
     char shape[64];
     gint64 n = moji_tensor_count(y);
+    g_autofree float *found = from_host(host, n, y->type), *wanted = g_new(float, n);
+    float largest = 0;
+    for (gint64 i = 0; i < n; i++) {
+        wanted[i] = (float)expected[i];
+        largest = MAX(largest, fabsf(wanted[i]));
+    }
+    double error = y->type == MOJI_F32 ? moji_test_max_error(found, wanted, n) / largest
+                                       : moji_test_nmse(found, wanted, n);
+    MOJI_CHECK(error <= limit, "%s %s, weights %s: error %g, limit %g",
+               moji_tensor_shape(y, shape, sizeof shape), moji_type_name(y->type),
+               moji_type_name(store), error, limit);
+}
+
+/* Runs the tape twice and compares: the bytes with each other, the values with the twin's. */
+static void rig_check_within(Rig *r, MojiTensor *y, const double *expected, double limit)
+{
+    char shape[64];
     moji_output(r->tape, y);
     if (!rig_prepare(r))
         return;
@@ -220,16 +237,7 @@ static void rig_check_within(Rig *r, MojiTensor *y, const double *expected, doub
         return;
     moji_tensor_shape(y, shape, sizeof shape);
     MOJI_CHECK(memcmp(once, twice, moji_tensor_bytes(y)) == 0, "%s: two runs differ", shape);
-    g_autofree float *found = from_host(once, n, y->type), *wanted = g_new(float, n);
-    float largest = 0;
-    for (gint64 i = 0; i < n; i++) {
-        wanted[i] = (float)expected[i];
-        largest = MAX(largest, fabsf(wanted[i]));
-    }
-    double error = y->type == MOJI_F32 ? moji_test_max_error(found, wanted, n) / largest
-                                       : moji_test_nmse(found, wanted, n);
-    MOJI_CHECK(error <= limit, "%s %s, weights %s: error %g, limit %g", shape,
-               moji_type_name(y->type), moji_type_name(store), error, limit);
+    rig_compare(y, once, expected, limit);
 }
 
 static void rig_check(Rig *r, MojiTensor *y, const double *expected)
@@ -349,6 +357,34 @@ static void check_group_norm(gint64 b, gint64 h, gint64 w, gint64 c, int groups,
     rig_free(r);
 }
 
+/* By the mean and spread of the last run that kept them, whatever the input is now. */
+static void check_norms_kept(gint64 pixels, gint64 c, int groups)
+{
+    Rig *r = rig_new();
+    MojiTensor *x = rig_input(r, 4, (gint64[]){1, pixels, 1, c}, 1, 1.5);
+    double *weight = rig_weight(r, "n.weight", 1, &c, 1, 0.3);
+    double *bias = rig_weight(r, "n.bias", 1, &c, 0, 0.3);
+    MojiTensor *y = moji_output(r->tape, moji_group_norm(r->tape, "n", x, groups, 1e-5f, FALSE));
+    gint64 n = moji_tensor_count(y), half = n / 2;
+    g_autofree double *want = g_new(double, n);
+    twin_group_norm(want, r->value[0], weight, bias, 1, pixels, c, groups, 1e-5f, FALSE);
+    if (rig_prepare(r) && moji_tape_norms(r->tape, MOJI_NORMS_KEEP)) {
+        g_autofree void *whole = rig_run(r, y);
+        rig_compare(y, whole, want, 1e-5);
+        /* Half of the input twice: alone it would be normed otherwise. */
+        memcpy(r->value[0] + half, r->value[0], half * sizeof *want);
+        memcpy(want + half, want, half * sizeof *want);
+        moji_tape_norms(r->tape, MOJI_NORMS_KEPT);
+        g_autofree void *part = rig_run(r, y);
+        rig_compare(y, part, want, 1e-5);
+        twin_group_norm(want, r->value[0], weight, bias, 1, pixels, c, groups, 1e-5f, FALSE);
+        moji_tape_norms(r->tape, MOJI_NORMS_OWN);
+        g_autofree void *own = rig_run(r, y);
+        rig_compare(y, own, want, 1e-5);
+    }
+    rig_free(r);
+}
+
 static void test_group_norm(void)
 {
     check_group_norm(2, 8, 8, 320, 32, TRUE, 0);
@@ -359,6 +395,8 @@ static void test_group_norm(void)
     check_group_norm(1, 1, 1, 64, 32, FALSE, 0);
     check_group_norm(1, 4, 3, 20, 4, TRUE, -3);
     check_group_norm(2, 9, 9, 12, 1, FALSE, 10);
+    check_norms_kept(300, 24, 8);
+    check_norms_kept(4, 12, 1);
 }
 
 static void check_layer_norm(gint64 b, gint64 n, gint64 c, double centre)

@@ -13,12 +13,14 @@
 
 typedef struct {
     float *weight, *bias; /* f32, [C] each, one allocation */
+    double *kept;         /* group norm: [B,groups,2], mean and scale for MOJI_NORMS_KEPT */
 } Norm;
 
 static void release(gpointer state)
 {
     Norm *n = state;
     moji_cpu_free(n->weight);
+    moji_cpu_free(n->kept);
     g_free(n);
 }
 
@@ -86,8 +88,14 @@ static Work lay_out(const CpuPlan *plan, const MojiTensor *x)
 
 static gboolean prepare_group(CpuPlan *plan, CpuStep *step, GError **error)
 {
-    step->scratch_bytes = work_bytes(plan, step->record->in[0]);
-    return prepare_layer(plan, step, error);
+    const MojiTensor *x = step->record->in[0];
+    gsize values = 2 * x->dim[0] * step->record->attr.norm.groups;
+    step->scratch_bytes = work_bytes(plan, x);
+    if (!prepare_layer(plan, step, error))
+        return FALSE;
+    Norm *n = step->state;
+    n->kept = moji_cpu_alloc(values * sizeof(double), "a norm's statistics", error);
+    return n->kept != NULL;
 }
 
 /* Sums of one part of one image. */
@@ -114,9 +122,9 @@ static void sum_part(const CpuPlan *plan, const MojiTensor *x, const void *data,
     }
 }
 
-/* From the sums of a group's channels to y = x * factor + term. */
-static void settle_group(const MojiTensor *x, const Work *w, const Norm *n, const MojiAttr *attr,
-                         gint64 image, gint64 group)
+/* From the sums of a group's channels to its mean and 1 / its deviation. */
+static void measure_group(const MojiTensor *x, const Work *w, const MojiAttr *attr, gint64 image,
+                          gint64 group, double statistics[2])
 {
     gint64 c = x->dim[3], pixels = x->dim[1] * x->dim[2], parts = count_parts(x);
     gint64 width = c / attr->norm.groups, first = group * width;
@@ -134,7 +142,20 @@ static void settle_group(const MojiTensor *x, const Work *w, const Norm *n, cons
             else
                 spread += square - sum * sum / pixels + pixels * (own - mean) * (own - mean);
         }
-    double scale = 1 / sqrt(spread / ((double)pixels * width) + attr->norm.eps);
+    statistics[0] = mean;
+    statistics[1] = 1 / sqrt(spread / ((double)pixels * width) + attr->norm.eps);
+}
+
+/* And from these to y = x * factor + term. */
+static void settle_group(const MojiTensor *x, const Work *w, const Norm *n, const MojiAttr *attr,
+                         gint64 image, gint64 group)
+{
+    gint64 c = x->dim[3], width = c / attr->norm.groups, first = group * width;
+    double own[2], *kept = n->kept + 2 * (image * attr->norm.groups + group);
+    double *statistics = attr->norm.by == MOJI_NORMS_OWN ? own : kept;
+    if (attr->norm.by != MOJI_NORMS_KEPT)
+        measure_group(x, w, attr, image, group, statistics);
+    double mean = statistics[0], scale = statistics[1];
     for (gint64 k = first; k < first + width; k++) {
         w->factor[image * c + k] = (float)(n->weight[k] * scale);
         w->term[image * c + k] = (float)(n->bias[k] - mean * n->weight[k] * scale);
@@ -160,7 +181,8 @@ static gboolean run_group(CpuPlan *plan, CpuStep *step, GError **error)
     const MojiTensor *x = step->record->in[0];
     const MojiAttr *attr = &step->record->attr;
     gint64 images = x->dim[0], pixels = x->dim[1] * x->dim[2], c = x->dim[3];
-    gint64 parts = count_parts(x), strips = (pixels + PART_ROWS - 1) / PART_ROWS;
+    gint64 parts = attr->norm.by == MOJI_NORMS_KEPT ? 0 : count_parts(x);
+    gint64 strips = (pixels + PART_ROWS - 1) / PART_ROWS;
     Work w = lay_out(plan, x);
     for (gint64 b = 0; b < images; b++)
         moji_cpu_convert(plan->cpu, w.shift + b * c, MOJI_F32,

@@ -1,6 +1,7 @@
 /* inversion.c: see inversion.h. */
 #include "inversion.h"
 #include "weights.h"
+#include <math.h>
 #include <string.h>
 
 struct MojiInversions {
@@ -102,8 +103,13 @@ static gboolean read_vectors(MojiInversion *e, MojiWeights *w, int width, GError
                         moji_type_name(t->type));
         return FALSE;
     }
-    e->vectors = g_new(float, count *width);
+    e->vectors = g_renew(float, e->vectors, count *width);
     moji_weight_numbers(t, 0, count * width, e->vectors);
+    for (gint64 i = 0; i < count * width; i++)
+        if (!isfinite(e->vectors[i])) {
+            moji_error_file(error, e->path, "tensor %s has numbers that are not finite", t->name);
+            return FALSE;
+        }
     e->count = (int)count;
     return TRUE;
 }

@@ -5,6 +5,7 @@
 #include "drawing.h"
 #include "cutout.h"
 #include "npy.h"
+#include "recipe.h"
 #include <math.h>
 #include <string.h>
 

@@ -2,6 +2,7 @@
 #include "drawing.h"
 #include "folder.h"
 #include "json.h"
+#include "recipe.h"
 #include <json-glib/json-glib.h>
 #include <string.h>
 #include <sys/stat.h>

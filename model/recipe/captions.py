@@ -1,6 +1,6 @@
 """Stage 3: captions and their tokenizer.
 
-    python captions.py --work DIR       writes DIR/tokenizer (vocab.json, merges.txt, ...: CLIP's format)
+    python captions.py --work DIR [--reach all]     writes DIR/tokenizer (vocab.json, merges.txt, ...: CLIP's format)
 
 A caption is `NAME, STYLE, COLOUR background`; the last two parts may be missing. Without a style word the picture is in the
 default style, without a colour on white, so that what the words leave open has one answer: a model this small blurs
@@ -23,22 +23,23 @@ LENGTH = 32             # tokens in a prompt, both ends included
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
-def caption(scene, background, rng):
-    """One caption that is true of this scene on this background. rng: numpy Generator."""
+def caption(scene, background, rng, names=names, style=DEFAULT_STYLE):
+    """One caption that is true of this scene on this background. rng: numpy Generator; names: those of scenes.py or grammar.py;
+    style: the word for it, which only the default one can do without."""
     korean = rng.random() < 0.35
     name, others = names(scene, korean)
-    if others and rng.random() < (0.25 if scene.thing >= 0 or scene.mood >= 0 else 0.05):
+    if others and rng.random() < (0.25 if max(scene.thing, scene.mood, scene.way) >= 0 else 0.05):
         name = others[rng.integers(len(others))]
     own = scene.style == frog.STYLE     # the style alone says who is angry
-    if own and scene.thing < 0 and rng.random() < 0.2:
+    if own and max(scene.thing, scene.way) < 0 and rng.random() < 0.2:
         name = tables()[1][scene.mood]["ko" if korean else "en"]
     elif rng.random() < 0.03:
         name = name + " 이모지" if korean else ("a " + name if rng.random() < 0.5 else name + " emoji")
     parts = [name]
     if own and (rng.random() < 0.4 or not name.count(" ")):
         parts.append(frog.STYLE)
-    elif rng.random() < 0.7:
-        parts.append(DEFAULT_STYLE)
+    elif style != DEFAULT_STYLE or rng.random() < 0.7:
+        parts.append(style)
     if background != "white" or rng.random() < 0.5:
         if korean and rng.random() < 0.5:
             words = BACKGROUNDS_KO[background]
@@ -81,35 +82,53 @@ def texts():
     return out
 
 
-def train_tokenizer(folder, merges_at_most=3400):
+def joined(word, pair):
+    out, i = [], 0
+    while i < len(word):
+        two = word[i:i + 2] == pair
+        out.append(word[i] + word[i + 1] if two else word[i])
+        i += 2 if two else 1
+    return tuple(out)
+
+
+def merges_of(counts, at_most):
+    """Byte pairs in the order they are merged: the commonest first, of equals the last in the alphabet. Only words that a pair
+    is in are counted again."""
+    words, merges = list(counts.items()), []
+    pairs, within, alike = Counter(), {}, {}        # alike: the pairs of each count
+
+    def count(pair, n):
+        alike.get(pairs[pair], set()).discard(pair)
+        pairs[pair] += n
+        if pairs[pair]:
+            alike.setdefault(pairs[pair], set()).add(pair)
+
+    def put(w, sign):
+        for pair in zip(words[w][0], words[w][0][1:]):
+            count(pair, sign * words[w][1])
+            within.setdefault(pair, set()).add(w)
+    for w in range(len(words)):
+        put(w, 1)
+    while len(merges) < at_most:
+        most = max((n for n, some in alike.items() if some), default=0)
+        if not most:            # every word is one token
+            break
+        merges.append(max(alike[most]))
+        for w in within.pop(merges[-1]):
+            put(w, -1)
+            words[w] = joined(words[w][0], merges[-1]), words[w][1]
+            put(w, 1)
+    return merges
+
+
+def train_tokenizer(folder, texts, merges_at_most=3400):
     letters = byte_letters()
     counts = Counter()
-    for text in sorted(set(texts())):
+    for text in sorted(set(texts)):
         for word in WORD.findall(text.lower()):
             s = [letters[b] for b in word.encode()]
             counts[tuple(s[:-1] + [s[-1] + "</w>"])] += 1
-    words, merges = dict(counts), []
-    while len(merges) < merges_at_most:
-        pairs = Counter()
-        for word, n in words.items():
-            for pair in zip(word, word[1:]):
-                pairs[pair] += n
-        if not pairs:           # every word is one token
-            break
-        best = max(pairs, key=lambda p: (pairs[p], p))
-        merges.append(best)
-        merged = {}
-        for word, n in words.items():
-            out, i = [], 0
-            while i < len(word):
-                if word[i:i + 2] == best:
-                    out.append(best[0] + best[1])
-                    i += 2
-                else:
-                    out.append(word[i])
-                    i += 1
-            merged[tuple(out)] = merged.get(tuple(out), 0) + n
-        words = merged
+    merges = merges_of(counts, merges_at_most)
     base = list(letters.values())
     vocab = base + [c + "</w>" for c in base] + list(dict.fromkeys(a + b for a, b in merges)) + [BOS, EOS]
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,8 +148,13 @@ def train_tokenizer(folder, merges_at_most=3400):
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--work", type=Path, required=True)
+    ap.add_argument("--reach", choices=["small", "all"], default="small")
     args = ap.parse_args()
-    train_tokenizer(args.work / "tokenizer")
+    if args.reach == "small":
+        return train_tokenizer(args.work / "tokenizer", texts())
+    from grammar import Grammar
+    own = Grammar(json.loads((args.work / "catalogue.json").read_text())).texts()
+    train_tokenizer(args.work / "tokenizer", [*texts(), *own], 9000)
 
 
 if __name__ == "__main__":

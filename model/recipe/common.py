@@ -21,6 +21,9 @@ BACKGROUNDS_KO = {
 }
 
 
+NAMED = [b for b, (_, weight) in BACKGROUNDS.items() if weight]      # those that the diffusion model draws
+
+
 def rgb(name):
     h = BACKGROUNDS[name][0]
     return np.array([int(h[i:i + 2], 16) for i in (1, 3, 5)], np.float32)
@@ -34,10 +37,10 @@ def compose(rgba, colour):
 SCALE = 0.86            # of the frame that a picture's own frame fills: the margin
 
 
-def place(rgba):
-    """A square RGBA picture (premultiplied) shrunk to SCALE, in the middle."""
+def place(rgba, scale=SCALE):
+    """A square RGBA picture (premultiplied) shrunk to that share of its frame, in the middle."""
     n = rgba.shape[0]
-    m = round(n * SCALE / 2) * 2
+    m = round(n * scale / 2) * 2
     small = np.stack([np.asarray(Image.fromarray(rgba[..., c]).resize((m, m), Image.BILINEAR)) for c in range(4)], -1)
     out = np.zeros_like(rgba)
     edge = (n - m) // 2

@@ -3,6 +3,7 @@
     python diffusion.py --work DIR --part latents
     python diffusion.py --work DIR --part text --minutes 3
     python diffusion.py --work DIR --part train --minutes 35
+    python diffusion.py --work DIR --reach all ...          the same with the full grammar: full.py; then --part distil: distil.py
 
 Latents come from the inner autoencoder at half size (see vae.py), of every scene of scenes.py on every background that is drawn;
 standardised by channel. The text encoder learns first and alone, as in Stable Diffusion, whose
@@ -21,27 +22,27 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import captions
-from common import BACKGROUNDS, Clock, Ema, Team, compose, device_setup, rgb, save, to_tensor
+from common import BACKGROUNDS, NAMED, Clock, Ema, Team, compose, device_setup, rgb, save, to_tensor
 from norm import fuse_norms
 from scenes import DRAWN, in_reach, scenes, tables
 from vae import build as build_vae, outermost
 
-NAMED = [b for b, (_, weight) in BACKGROUNDS.items() if weight]
 NAMED_SHARE = np.array([BACKGROUNDS[b][1] for b in NAMED], np.float64)
 NAMED_SHARE /= NAMED_SHARE.sum()
 
-SHAPES = {      # UNet channels, text width, text layers
-    "mini": ((64, 128, 192), 128, 3),
-    "toy": ((32, 32, 32), 32, 1),
+SHAPES = {      # UNet channels, text width, text layers, levels with attention
+    "mini": ((64, 128, 192), 128, 3, 1),
+    "full": ((96, 192, 256), 192, 4, 2),
+    "toy": ((32, 32, 32), 32, 1, 1),
 }
 
 
 def build(shape, tokens):
-    ch, width, layers = SHAPES[shape]
+    ch, width, layers, reading = SHAPES[shape]
+    down = ["CrossAttnDownBlock2D" if level >= 3 - reading else "DownBlock2D" for level in range(3)]
     unet = UNet2DConditionModel(
         sample_size=32, in_channels=8, out_channels=8, block_out_channels=ch, layers_per_block=1,
-        down_block_types=["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+        down_block_types=down, up_block_types=[kind.replace("Down", "Up") for kind in reversed(down)],
         cross_attention_dim=width, attention_head_dim=4, norm_num_groups=32)
     text = CLIPTextModel(CLIPTextConfig(
         vocab_size=tokens, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
@@ -301,17 +302,32 @@ def train(args):
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--work", type=Path, required=True)
-    ap.add_argument("--part", choices=["latents", "text", "train"], required=True)
+    ap.add_argument("--part", choices=["latents", "text", "train", "distil"], required=True)
     ap.add_argument("--minutes", type=float, default=35)
     ap.add_argument("--batch", type=int, default=32)
     ap.add_argument("--lr", type=float, default=1e-3)
-    ap.add_argument("--near", type=float, default=0.8, help="share of the draws near pure noise")
+    ap.add_argument("--near", type=float, help="share of the draws near pure noise; 0.8, and with --reach all 0.25")
     ap.add_argument("--shape", default="mini")
     ap.add_argument("--draw", nargs="+", default=DRAWN, help="which of the concepts, by their draw column")
     ap.add_argument("--teacher", type=Path, help="text: another work folder whose words are kept")
     ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--reach", choices=["small", "all"], default="small", help="all: the full grammar (full.py)")
+    ap.add_argument("--art", type=Path, help="all: the art, for latents")
+    ap.add_argument("--size", type=int, default=256, help="all: pixels of the scenes, half of the model's")
+    ap.add_argument("--variants", type=int, default=6, help="all: captions of each scene on each background")
+    ap.add_argument("--workers", type=int, default=0, help="all: processes that draw and write; 0: one a processor")
+    ap.add_argument("--report", type=int, default=200, help="all: steps between two lines of the log")
+    ap.add_argument("--stop", type=float, default=0, help="all: leave after so many of the --minutes, to be gone on with")
+    ap.add_argument("--rank", type=int, default=64, help="distil: of the LoRA")
+    ap.add_argument("--guidance", type=float, default=2.5, help="distil: baked in")
     args = ap.parse_args()
-    {"latents": make_latents, "text": train_text, "train": train}[args.part](args)
+    if args.near is None:
+        args.near = 0.8 if args.reach == "small" else 0.25
+    if args.reach == "small" and args.part != "distil":
+        return {"latents": make_latents, "text": train_text, "train": train}[args.part](args)
+    import distil
+    import full
+    {"latents": full.make_latents, "text": full.train_text, "train": full.train, "distil": distil.train}[args.part](args)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
     python scenes.py --art DIR --work DIR       writes DIR/scenes.npy: uint8 [scenes, 256, 256, 4], as art.npy, with margin
     python scenes.py --list                     prints sixty prompts for compositions.tsv
+    python scenes.py --reach all ...            the same of the full grammar (grammar.py): lists all its scenes in DIR (crowd.py),
+                                                and DIR/scenes.npy has --sample of them, for the autoencoder
 
 A scene is a subject (a row of concepts.tsv, or the frog of frog.py), with a mood (moods.tsv) or none, with a thing
 (things.tsv) or none. All geometry is in the box of 36 units that the art's pictures are scaled to. One scene in eight of those
@@ -48,6 +50,8 @@ class Scene:
     mood: int = -1          # row of moods.tsv
     thing: int = -1         # row of things.tsv
     held_out: bool = False
+    way: int = -1           # row of ways.tsv (grammar.py)
+    other: int = -1         # row of the second thing (grammar.py)
 
 
 def in_reach(scene):
@@ -96,7 +100,7 @@ def scenes(draw, style):
 
 def josa(word, with_final, without):
     """The Korean particle that fits: whether the last syllable has a final consonant."""
-    last = ord(word[-1]) - 0xAC00
+    last = ord(word[-1:] or " ") - 0xAC00
     return with_final if 0 <= last < 11172 and last % 28 else without
 
 
@@ -205,7 +209,15 @@ def main():
     ap.add_argument("--draw", nargs="+", default=DRAWN, help="which of the concepts, by their draw column")
     ap.add_argument("--size", type=int, default=256)
     ap.add_argument("--list", action="store_true")
+    ap.add_argument("--reach", choices=["small", "all"], default="small")
+    ap.add_argument("--sample", type=int, default=6000)
+    ap.add_argument("--share", type=float, default=1, help="all: of its composed scenes, for a trial")
+    ap.add_argument("--concepts", type=int, default=0, help="all: only the first so many")
+    ap.add_argument("--workers", type=int, default=0, help="all: processes; 0: one a processor")
     args = ap.parse_args()
+    if args.reach == "all":
+        import crowd
+        return crowd.main(args)
     if args.list:
         return list_prompts()
     found = scenes(args.draw, "twemoji")

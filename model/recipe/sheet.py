@@ -59,10 +59,19 @@ def reconstructions(args):
 
 
 def drawings(args):
-    from diffusers import StableDiffusionPipeline
-    pipe = StableDiffusionPipeline.from_pretrained(args.model, safety_checker=None, torch_dtype=torch.float32)
+    from diffusers import LCMScheduler, StableDiffusionPipeline
+    from safetensors.torch import load_file
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe = StableDiffusionPipeline.from_pretrained(args.model, safety_checker=None, torch_dtype=torch.float32).to(device)
     pipe.set_progress_bar_config(disable=True)
     card = json.loads((args.model / "moji.json").read_text())
+    if args.lora:               # a few steps, as distil.py means them
+        from distil import LADDER, merged
+        found = load_file(args.lora)
+        lora = {k[5:-len(".lora_A.weight")]: (v, found[k.replace(".lora_A.", ".lora_B.")]) for k, v in found.items() if ".lora_A." in k}
+        pipe.unet.load_state_dict(merged(pipe.unet.state_dict(), {k: (a.to(device), b.to(device)) for k, (a, b) in lora.items()}))
+        pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config, original_inference_steps=LADDER)
+        card["defaults"] |= {"steps": 4, "guidance": 1.0}
     wanted = []
     colours = list(card["backgrounds"])
 
@@ -87,9 +96,10 @@ def drawings(args):
             korean(i + 1, name)
     wanted = wanted[:args.count]
     pictures = []
-    for k in range(0, len(wanted), 8):
-        part = wanted[k:k + 8]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+    many = 8 if device == "cpu" else 64
+    for k in range(0, len(wanted), many):
+        part = wanted[k:k + many]
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=args.bf16):
             pictures += pipe([p for p, _ in part], num_inference_steps=card["defaults"]["steps"],
                              guidance_scale=args.guidance or card["defaults"]["guidance"],
                              height=card["defaults"]["size"], width=card["defaults"]["size"],
@@ -102,6 +112,7 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--model", type=Path)
     ap.add_argument("--work", type=Path)
+    ap.add_argument("--lora", type=Path, help="of distil.py: four steps of LCM")
     ap.add_argument("--part", choices=["inner", "decoder", "outer"])
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--names", nargs="+")

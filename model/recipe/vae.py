@@ -12,6 +12,7 @@ in a picture, hence the part in between. The latents are those of the first part
 encoder's first block to them), so a diffusion model can train on them while the decoder still learns.
 """
 import argparse
+import copy
 import queue
 import threading
 from pathlib import Path
@@ -26,6 +27,7 @@ from common import BACKGROUNDS, Clock, Ema, Team, compose, device_setup, open_ar
 from norm import fuse_norms
 
 SHAPES = {"mini": (16, 16, 32, 96, 160), "toy": (8, 8, 16, 16, 16)}
+SHAPES["full"] = SHAPES["mini"]         # diffusion.py's larger UNet works in the same latents
 
 
 def build(shape="mini"):
@@ -62,8 +64,8 @@ def outermost(vae, on):
     """Take the outermost halving and doubling out (on=False), or put them back."""
     d, u = vae.encoder.down_blocks[0], vae.decoder.up_blocks[3]
     if not hasattr(vae, "_outer"):
-        vae._outer = [(d.downsamplers[0], u.upsamplers[0])]     # in a list, so that it is no second submodule
-    d.downsamplers[0], u.upsamplers[0] = vae._outer[0] if on else (Skip(), Skip())
+        vae._outer = [(d.downsamplers[0], u.upsamplers[0]), (Skip(), Skip())]     # in a list, so that it is no second submodule
+    d.downsamplers[0], u.upsamplers[0] = vae._outer[0 if on else 1]
 
 
 class Crops:
@@ -85,7 +87,7 @@ class Crops:
         self.other = [i for i, e in enumerate(index) if not e["concept"]] or self.own
         self.named = [b for b, (_, weight) in BACKGROUNDS.items() if weight]
         self.scenes = np.load(work / "scenes.npy", mmap_mode="r") if half else None
-        self.queue = queue.Queue(4)
+        self.queue = queue.Queue(16)
 
     def colour(self):
         r = self.rng
@@ -131,12 +133,15 @@ class Crops:
             out.append(compose(rgba, rgb(self.named[r.integers(len(self.named))]) if u < 0.75 else self.colour()))
         return to_tensor(out)
 
-    def start(self, make, *numbers):
-        """Make batches ahead of time in a thread; next() hands them out."""
-        def work():
+    def start(self, feeders, way, *numbers):
+        """Make batches ahead of time in threads, each with draws of its own; next() hands them out."""
+        def work(own):
             while True:
-                self.queue.put(make(*numbers))
-        threading.Thread(target=work, daemon=True).start()
+                self.queue.put(getattr(own, way)(*numbers))
+        for rng in [self.rng, *self.rng.spawn(feeders - 1)]:
+            own = copy.copy(self)
+            own.rng = rng
+            threading.Thread(target=work, args=(own,), daemon=True).start()
 
     def next(self):
         return self.queue.get()
@@ -178,6 +183,7 @@ def main():
     ap.add_argument("--side", type=int, default=0, help="crop side; 0: whole pictures")
     ap.add_argument("--smaller", type=float, default=0.0, help="share of whole pictures at half of the stage's size")
     ap.add_argument("--lr", type=float, default=1.5e-3)
+    ap.add_argument("--feeders", type=int, default=1, help="threads that make batches")
     ap.add_argument("--shape", default="mini")
     ap.add_argument("--seed", type=int, default=1)
     args = ap.parse_args()
@@ -212,12 +218,15 @@ def main():
     outermost(vae, outer)
     fuse_norms(vae)
     team = Team(params)
+    if device == "cuda":
+        vae.encoder.compile(), vae.decoder.compile()
     optimiser = torch.optim.AdamW(params, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    ema = Ema(params, 0.998, state["ema"] if state else None)
+    ema = Ema(params, 0.998, state.get("ema") if state else None)
     step = 0
     if state:
-        optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
+        if "optimiser" in state:        # not in what pieces.py kept
+            optimiser.load_state_dict(state["optimiser"])
     crops = Crops(args.work, not outer, np.random.default_rng(args.seed + step + 1000000 * team.rank))
     clock = Clock(args.minutes, state["used"] if state else 0)
 
@@ -232,9 +241,9 @@ def main():
              used=clock.used(), shape=args.shape)
 
     if args.side:
-        crops.start(crops.batch, args.batch, args.side)
+        crops.start(args.feeders, "batch", args.batch, args.side)
     else:
-        crops.start(crops.wholes, args.batch, args.smaller)
+        crops.start(args.feeders, "wholes", args.batch, args.smaller)
     saved, total = clock.used(), []
     while True:
         clock = team.clock(clock)

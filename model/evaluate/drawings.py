@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class Drawer:
     def __init__(self, moji, model, work, jobs=1, options=()):
         self.moji, self.model, self.jobs, self.options = moji.resolve(), model.resolve(), jobs, list(options)
         self.card = json.loads((model / "moji.json").read_text(encoding="utf-8"))
-        self.folder = work / "drawn" / "-".join([digest(model), *(o.strip("-") for o in self.options)])
+        self.folder = work / "drawn" / "-".join([digest(model), *(Path(o).name.strip("-") for o in self.options)])
         self.folder.mkdir(parents=True, exist_ok=True)
         self.failed = {}
 

@@ -154,7 +154,7 @@ def main():
         return train_tokenizer(args.work / "tokenizer", texts())
     from grammar import Grammar
     own = Grammar(json.loads((args.work / "catalogue.json").read_text())).texts()
-    train_tokenizer(args.work / "tokenizer", [*texts(), *own], 9000)
+    train_tokenizer(args.work / "tokenizer", [*texts(), *own], 6500)
 
 
 if __name__ == "__main__":

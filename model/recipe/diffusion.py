@@ -32,7 +32,7 @@ NAMED_SHARE /= NAMED_SHARE.sum()
 
 SHAPES = {      # UNet channels, text width, text layers, levels with attention
     "mini": ((64, 128, 192), 128, 3, 1),
-    "full": ((96, 192, 256), 192, 4, 2),
+    "full": ((96, 192, 256), 192, 3, 2),
     "toy": ((32, 32, 32), 32, 1, 1),
 }
 
@@ -318,7 +318,7 @@ def main():
     ap.add_argument("--workers", type=int, default=0, help="all: processes that draw and write; 0: one a processor")
     ap.add_argument("--report", type=int, default=200, help="all: steps between two lines of the log")
     ap.add_argument("--stop", type=float, default=0, help="all: leave after so many of the --minutes, to be gone on with")
-    ap.add_argument("--rank", type=int, default=64, help="distil: of the LoRA")
+    ap.add_argument("--rank", type=int, default=8, help="distil: of the LoRA")
     ap.add_argument("--guidance", type=float, default=2.5, help="distil: baked in")
     args = ap.parse_args()
     if args.near is None:

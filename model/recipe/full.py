@@ -49,7 +49,9 @@ def make_latents(args):
     made, rough = np.zeros(len(crowd), bool), np.zeros((len(crowd), 8, 8, 4), np.uint8)
     side, path = args.size // 8, args.work / "latents-all.npy"
     part = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.float16, (len(crowd), len(NAMED), 8, side, side))
-    mean, std, waiting, done = None, None, [], 0
+    scale = args.work / "scale.npy"         # a UNet that has learned keeps it
+    mean, std = torch.from_numpy(np.load(scale)).to(device) if scale.exists() else (None, None)
+    waiting, done = [], 0
 
     def keep(rows, z):
         part[rows] = ((z - mean[:, None, None]) / std[:, None, None]).half().cpu().numpy()
@@ -68,6 +70,7 @@ def make_latents(args):
             if done >= min(FIRST, 0.8 * len(which)):
                 every = torch.cat([w for _, w in waiting])
                 mean, std = every.mean((0, 1, 3, 4)), every.std((0, 1, 3, 4))
+                np.save(scale, torch.stack([mean, std]).cpu().numpy())
                 for w in waiting:
                     keep(*w)
         else:

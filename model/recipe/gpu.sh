@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 root=$(git rev-parse --show-toplevel 2>/dev/null || realpath ../..)
 gpu=${GPU:-$root/.gpu}
 work=$gpu/work
-art=$gpu/art
+art=${ART:-$gpu/art}
 python=${PYTHON:-python3}
 # FAST=0.01 shortens every stage to a hundredth, for a rehearsal
 minutes() { $python -c "print($1 * ${FAST:-1})"; }
@@ -62,7 +62,7 @@ call() {
         $python pieces.py pack --work "$work" --out "$out" diffusion ;;
     3)  data; latents
         $python diffusion.py $all --part train --minutes "$(minutes 10.3)" --batch "$batch" --lr 1.5e-3 ${few:+--variants 1 --report 2 --workers 1}
-        $python diffusion.py $all --part distil --minutes "$(minutes 2)" --batch "$((batch / 2))" --lr 3e-4 --rank 16 ${few:+--variants 1 --report 2}
+        $python diffusion.py $all --part distil --minutes "$(minutes 2)" --batch "$((batch / 2))" --lr 3e-4 --rank 8 ${few:+--variants 1 --report 2}
         $python export.py --work "$work" --out "$work/moji-mini" --reach all --shape "$shape" --version 3 --steps 20 --guidance 2.5 --distilled lora
         cp "$work"/moji-mini-lcm.safetensors "$out"
         $python sheet.py --model "$work/moji-mini" --out "$out/names.png" --count "${few:-240}" --cell 104 --bf16 || echo "no sheet"
@@ -73,5 +73,5 @@ call() {
         $python sheet.py --model "$work/moji-mini" --lora "$work/moji-mini-lcm.safetensors" --out "$out/composed-lcm.png" --prompts "$work/prompts.tsv" --cell 104 --bf16 ;;
     esac
 }
-{ call "$1" && echo "call $1: fine"; } 2>&1 | tee -a "$out/log-$1.txt"
+(call "$1"; echo "call $1: fine") 2>&1 | tee -a "$out/log-$1.txt"
 tail -n 1 "$out/log-$1.txt" | grep -q "call $1: fine"

@@ -14,7 +14,7 @@ import torch
 
 PIECE = 15 << 20
 FILES = {"tokenizer": ["tokenizer"], "crowd": ["catalogue.json"], "vae": ["vae-inner.pt", "vae-outer.pt"],
-         "diffusion": ["text.pt", "diffusion.pt"], "distilled": ["distilled.pt"]}
+         "diffusion": ["text.pt", "diffusion.pt", "scale.npy"], "distilled": ["distilled.pt"]}
 
 
 def light(state):
@@ -76,7 +76,7 @@ def main():
     ap.add_argument("names", nargs="*")
     ap.add_argument("--work", type=Path, required=True)
     ap.add_argument("--out", type=Path, required=True)
-    args = ap.parse_args()
+    args = ap.parse_intermixed_args()
     args.work.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
     pack(args.work, args.out, args.names) if args.way == "pack" else unpack(args.work, args.out)

@@ -52,8 +52,8 @@ class Placer:
         return self.icons.get(slug)
 
     def part(self, slug):
-        """What is put to a subject: of this set, or else of Twemoji."""
-        return self.icon(slug) or self.plain[slug]
+        """What is put to a subject: of this set, or else of Twemoji. (fxemoji's rainbow is a tile of sky.)"""
+        return (self.style, slug) != ("fx", "rainbow") and self.icon(slug) or self.plain[slug]
 
     # ---- what is known of a picture ----
 
@@ -99,12 +99,13 @@ class Placer:
         whole = (render(svg, FINE)[..., 3] > 60).mean()
         root = ET.fromstring(svg)
         for parent, e in list(leaves(root)):
-            left = (render(text(root), FINE)[..., 3] > 60).mean()
-            # the shade along a head's rim, too, belongs to the head
-            if left < 0.6 * whole and not self.rim(svg, e):
-                return text(root) if left > 0.03 * whole else None
+            if (render(text(root), FINE)[..., 3] > 60).mean() < 0.6 * whole:
+                break
             parent.remove(e)
-        return None
+        for parent, e in list(leaves(root)):        # the shade along a head's rim, too, belongs to the head
+            if self.rim(svg, e):
+                parent.remove(e)
+        return text(root) if (render(text(root), FINE)[..., 3] > 60).mean() > 0.03 * whole else None
 
     def alone(self, svg, e):
         """One element of a picture, by itself."""

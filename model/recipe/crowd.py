@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from art import SETS, render
+from art import render
 from captions import LENGTH, caption
 from common import NAMED, place
 from grammar import STYLES, Grammar, catalogue

@@ -3,7 +3,6 @@
 What a step needs lies on the device before the first one: latents in half precision (16 KB a picture), captions as tokens in
 several variants, shares of the draws. Then the host only starts kernels: nothing in the loop waits for the device.
 """
-import json
 
 import numpy as np
 import torch
@@ -11,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPTokenizer
 
-from captions import LENGTH, STYLES
+from captions import DEFAULT_STYLE
 from common import BACKGROUNDS, NAMED, Clock, Ema, device_setup, rgb, save
 from crowd import Crowd
 from diffusion import build, scheduler, tokens_of
+from grammar import STYLES
 from norm import fuse_norms
 from vae import build as build_vae, outermost
 
@@ -91,7 +91,7 @@ class Data:
         if len(about["made"]) != len(self.crowd):
             raise SystemExit(f"latents.pt has {len(about['made'])} scenes, crowd.npy {len(self.crowd)}: run --part latents again")
         self.rough = torch.from_numpy(about["rough"]).to(device)
-        self.z = torch.from_numpy(np.load(args.work / "latents-all.npy", mmap_mode="r")).to(device) if latents else None
+        self.z = torch.from_numpy(np.load(args.work / "latents-all.npy", mmap_mode="c")).to(device) if latents else None
         path = args.work / f"captions-{args.variants}.npy"
         if not path.exists():
             np.save(path, self.crowd.captions(args.variants, args.seed))
@@ -105,7 +105,7 @@ class Data:
     def scene_shares(self, made):
         crowd = self.crowd
         kind = np.where(crowd.column("other") >= 0, "relation", np.where(crowd.rows[:, 2:6].max(1) < 0, "single", "others"))
-        weight = np.where(crowd.facts()[0][:, 3] == [*crowd_styles()].index(STYLES[0]), float(DEFAULT_STYLE_TIMES), 1.0)
+        weight = np.where(crowd.facts()[0][:, 3] == STYLES.index(DEFAULT_STYLE), float(DEFAULT_STYLE_TIMES), 1.0)
         weight *= made & (crowd.column("held") == 0)
         out = np.zeros(len(crowd))
         for k, part in KIND_SHARES.items():
@@ -122,11 +122,6 @@ class Data:
 
     def look(self, pick, ground):
         return on_grounds(self.rough[pick], self.device).unflatten(0, (-1, len(NAMED)))[torch.arange(len(pick), device=self.device), ground].flatten(1)
-
-
-def crowd_styles():
-    from grammar import STYLES as every
-    return every
 
 
 def train_text(args):

@@ -13,7 +13,7 @@ art=${ART:-$gpu/art}
 python=${PYTHON:-python3}
 # FAST=0.01 shortens every stage to a hundredth, for a rehearsal
 minutes() { $python -c "print($1 * ${FAST:-1})"; }
-shape=${SHAPE:-full}; vae=${VAE:-mini}; batch=${BATCH:-1024}; few=${FEW:-}; size=${SIZE:-256}
+shape=${SHAPE:-full}; vae=${VAE:-mini}; batch=${BATCH:-1024}; few=${FEW:-}; drawings=${FEW:+4}; size=${SIZE:-256}
 
 if [ "$1" = pack ]; then
     mkdir -p "$art" "$gpu/wheels"
@@ -65,12 +65,12 @@ call() {
         $python diffusion.py $all --part distil --minutes "$(minutes 2)" --batch "$((batch / 2))" --lr 3e-4 --rank 8 ${few:+--variants 1 --report 2}
         $python export.py --work "$work" --out "$work/moji-mini" --reach all --shape "$shape" --version 3 --steps 20 --guidance 2.5 --distilled lora
         cp "$work"/moji-mini-lcm.safetensors "$out"
-        $python sheet.py --model "$work/moji-mini" --out "$out/names.png" --count "${few:-240}" --cell 104 --bf16 || echo "no sheet"
+        $python sheet.py --model "$work/moji-mini" --out "$out/names.png" --count "${drawings:-240}" --cell 104 --bf16 || echo "no sheet"
         $python pieces.py pack --work "$work" --out "$out" moji-mini ;;
     sheets)     # the full model, then its few steps, on the composed prompts
         $python scenes.py --reach all --list --work "$work" >"$work/prompts.tsv"
-        $python sheet.py --model "$work/moji-mini" --out "$out/composed.png" --prompts "$work/prompts.tsv" --cell 104 --bf16
-        $python sheet.py --model "$work/moji-mini" --lora "$work/moji-mini-lcm.safetensors" --out "$out/composed-lcm.png" --prompts "$work/prompts.tsv" --cell 104 --bf16 ;;
+        $python sheet.py --model "$work/moji-mini" --out "$out/composed.png" --prompts "$work/prompts.tsv" --count "${drawings:-120}" --cell 104 --bf16
+        $python sheet.py --model "$work/moji-mini" --lora "$work/moji-mini-lcm.safetensors" --out "$out/composed-lcm.png" --prompts "$work/prompts.tsv" --count "${drawings:-120}" --cell 104 --bf16 ;;
     esac
 }
 (call "$1"; echo "call $1: fine") 2>&1 | tee -a "$out/log-$1.txt"

@@ -52,16 +52,16 @@ latents() {
 call() {
     case $1 in
     1)  data
-        $python vae.py --work "$work" --part inner --minutes "$(minutes 5.2)" --batch "${VAEBATCH:-64}" --smaller 0.4 --lr 1.5e-3 --shape "$vae" --feeders 14
+        $python vae.py --work "$work" --part inner --minutes "$(minutes 4.7)" --batch "${VAEBATCH:-64}" --smaller 0.4 --lr 1.5e-3 --shape "$vae" --feeders 14
         $python vae.py --work "$work" --part outer --minutes "$(minutes 1.3)" --batch "$((${VAEBATCH:-64} / 4))" --lr 5e-4 --shape "$vae" --feeders 14
         $python sheet.py --work "$work" --part outer --out "$out/vae.png" --count 16
         $python pieces.py pack --work "$work" --out "$out" tokenizer crowd vae ;;
     2)  data; latents
         $python diffusion.py $all --part text --minutes "$(minutes 1.3)" --batch "$batch" --lr 2e-3 ${few:+--workers 1 --variants 1}
-        $python diffusion.py $all --part train --minutes "$(minutes 10.3)" --stop "$(minutes 4.8)" --batch "$batch" --lr 1.5e-3 ${few:+--variants 1 --report 2}
+        $python diffusion.py $all --part train --minutes "$(minutes 9.7)" --stop "$(minutes 4.5)" --batch "$batch" --lr 1.5e-3 ${few:+--variants 1 --report 2}
         $python pieces.py pack --work "$work" --out "$out" diffusion ;;
     3)  data; latents
-        $python diffusion.py $all --part train --minutes "$(minutes 10.3)" --batch "$batch" --lr 1.5e-3 ${few:+--variants 1 --report 2 --workers 1}
+        $python diffusion.py $all --part train --minutes "$(minutes 9.7)" --batch "$batch" --lr 1.5e-3 ${few:+--variants 1 --report 2 --workers 1}
         $python diffusion.py $all --part distil --minutes "$(minutes 2)" --batch "$((batch / 2))" --lr 3e-4 --rank 8 ${few:+--variants 1 --report 2}
         $python export.py --work "$work" --out "$work/moji-mini" --reach all --shape "$shape" --version 3 --steps 20 --guidance 2.5 --distilled lora
         cp "$work"/moji-mini-lcm.safetensors "$out"

@@ -11,7 +11,8 @@
 
 #define ALIGNMENT 64 /* a cache line, and what the backends' vector loads like best */
 
-/* Memory shared by a tensor, its views, and the outputs written in place over it. */
+/* Memory shared by a tensor, its views, and the outputs written in place over it; or by outputs
+ * that lie one after another. */
 typedef struct {
     int first, last; /* records; an input lives from -1, before the first */
     gsize bytes, offset;
@@ -209,8 +210,35 @@ static MojiTensor *overwritten(MojiRecord *r, int i)
     return NULL;
 }
 
-/* One slot for each chain of in-place ops; slot_of[id] for every base tensor with memory. */
-static GArray *make_slots(MojiTape *tape, int *slot_of)
+gboolean moji_records_alike(const MojiRecord *a, const MojiRecord *b)
+{
+    return a->op == MOJI_OP_LINEAR && b->op == MOJI_OP_LINEAR &&
+           moji_tensor_base(a->in[0]) == moji_tensor_base(b->in[0]) &&
+           same_shape(a->in[1], b->in[1]) && !a->in[2] == !b->in[2] && !a->in[3] && !b->in[3] &&
+           a->out->type == b->out->type && a->out->last == b->out->last &&
+           a->out->kept == b->out->kept;
+}
+
+/* Records from i on that are alike and get one slot: one after another they need no more memory
+ * than apart, since all have been written before any can be let go. */
+static int count_alike(MojiTape *tape, int i)
+{
+    int n = 1;
+    while (i + n < moji_tape_length(tape) &&
+           moji_records_alike(moji_tape_record(tape, i), moji_tape_record(tape, i + n)))
+        n++;
+    return n;
+}
+
+/* Where a base tensor is: how far into which slot. */
+typedef struct {
+    int slot;
+    gsize at;
+} Place;
+
+/* One slot for each chain of in-place ops, and for the outputs of records that are alike; place[id]
+ * for every base tensor with memory. */
+static GArray *make_slots(MojiTape *tape, Place *place)
 {
     GArray *slots = g_array_new(FALSE, FALSE, sizeof(Slot));
     for (guint id = 0; id < tape->tensors->len; id++) {
@@ -218,24 +246,25 @@ static GArray *make_slots(MojiTape *tape, int *slot_of)
         if (t->view_of || t->kind != MOJI_INPUT)
             continue;
         Slot s = {.first = -1, .last = t->last, .bytes = aligned(moji_tensor_bytes(t))};
-        slot_of[id] = slots->len;
+        place[id] = (Place){slots->len, 0};
         g_array_append_val(slots, s);
     }
-    for (int i = 0; i < moji_tape_length(tape); i++) {
+    for (int i = 0, n; i < moji_tape_length(tape); i += n) {
         MojiRecord *r = moji_tape_record(tape, i);
         MojiTensor *out = r->out, *under = overwritten(r, i);
+        gsize bytes = aligned(moji_tensor_bytes(out));
+        n = count_alike(tape, i);
         if (under) {
-            Slot *shared = &g_array_index(slots, Slot, slot_of[under->id]);
-            slot_of[out->id] = slot_of[under->id];
+            Slot *shared = &g_array_index(slots, Slot, place[under->id].slot);
+            place[out->id] = place[under->id];
             shared->first = out->kept ? -1 : shared->first;
             shared->last = out->last;
             continue;
         }
         /* what is kept must outlive what is written before the next run's first record */
-        Slot s = {.first = out->kept ? -1 : i,
-                  .last = out->last,
-                  .bytes = aligned(moji_tensor_bytes(out))};
-        slot_of[out->id] = slots->len;
+        Slot s = {.first = out->kept ? -1 : i, .last = out->last, .bytes = n * bytes};
+        for (int k = 0; k < n; k++)
+            place[moji_tape_record(tape, i + k)->out->id] = (Place){slots->len, k * bytes};
         g_array_append_val(slots, s);
     }
     return slots;
@@ -309,8 +338,8 @@ void moji_tape_plan(MojiTape *tape)
     move_steady(tape);
     mark_kept(tape);
     find_lifetimes(tape);
-    g_autofree int *slot_of = g_new(int, tape->tensors->len);
-    g_autoptr(GArray) slots = make_slots(tape, slot_of);
+    g_autofree Place *place = g_new(Place, tape->tensors->len);
+    g_autoptr(GArray) slots = make_slots(tape, place);
 
     gsize first = pack(slots, by_first), size = pack(slots, by_size);
     if (first < size)
@@ -321,7 +350,7 @@ void moji_tape_plan(MojiTape *tape)
         MojiTensor *t = tape->tensors->pdata[id];
         if (!has_memory(t))
             continue;
-        t->offset = g_array_index(slots, Slot, slot_of[id]).offset;
+        t->offset = g_array_index(slots, Slot, place[id].slot).offset + place[id].at;
         tape->unplanned_bytes += aligned(moji_tensor_bytes(t));
     }
     for (guint id = 0; id < tape->tensors->len; id++) {

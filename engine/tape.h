@@ -203,6 +203,11 @@ void moji_tape_plan(MojiTape *tape);
  * must read an element of in[0] before they write it. (add's operands change places if only b
  * dies.) */
 gboolean moji_op_in_place(MojiOp op);
+/* TRUE, once planned, for linear layers of one input and one shape, without a residual, whose
+ * outputs are wanted until the same record: those of such records in a row lie one after another at
+ * one distance, and all may be written when the first is, so that a backend can compute them as one
+ * product (queries, keys and values). */
+gboolean moji_records_alike(const MojiRecord *a, const MojiRecord *b);
 gsize moji_tape_block_bytes(const MojiTape *tape);     /* the planned block, 64-byte offsets */
 gsize moji_tape_unplanned_bytes(const MojiTape *tape); /* what it would be with no reuse */
 

@@ -88,11 +88,12 @@ int kernel_attention_takes(int width, KernelType type);
 /* y = alpha x w' + bias + residual: the plain product, for what the libraries do not take. */
 typedef struct {
     int64_t rows, in, out;
-    int64_t x_row, w_row, y_row;       /* values from one row to the next; residual's is y's */
-    int64_t batch;                     /* products; grid.z, so at most 65535 */
-    int64_t x_batch, w_batch, y_batch; /* values from one product to the next */
-    int w_is_in_by_out;                /* w [in,out] instead of [out,in] */
-    int y_is_f32;                      /* whatever the type of x and w */
+    int64_t x_row, w_row, y_row; /* values from one row to the next; residual's is y's */
+    int64_t batch;               /* products; grid.z, so at most 65535 */
+    int64_t x_batch, bias_batch; /* values from one product to the next; 0: one for all */
+    int64_t w_batch, y_batch;
+    int w_is_in_by_out; /* w [in,out] instead of [out,in] */
+    int y_is_f32;       /* whatever the type of x and w */
     float alpha;
 } KernelProduct;
 cudaError_t kernel_linear(void *y, const void *x, const void *w, const float *bias,

@@ -11,6 +11,8 @@ __global__ void linear(Y *y, const T *x, const T *w, const float *bias, const Y 
     x += blockIdx.z * s.x_batch;
     w += blockIdx.z * s.w_batch;
     y += blockIdx.z * s.y_batch;
+    if (bias)
+        bias += blockIdx.z * s.bias_batch;
     if (residual)
         residual += blockIdx.z * s.y_batch;
     product_tile((int64_t)blockIdx.x * TILE, (int64_t)blockIdx.y * TILE, s.in,

@@ -184,6 +184,36 @@ static void test_forecast(void)
     MOJI_CHECK(counts().blocks == 0, "%d blocks are left", counts().blocks);
 }
 
+/* Layers that are alike are one product, on every network: the first does the work of all. */
+static void test_packed(void)
+{
+    g_autofree char *folder = moji_test_path("tiny-sd");
+    MojiBackend *b = moji_backend_open("cuda", 1, NULL);
+    MojiModel *m = moji_model_open(folder, NULL);
+    MojiStage *stage[] = {moji_stage_text(m, MOJI_F16, 1, 1, FALSE),
+                          moji_stage_unet(m, MOJI_F16, 1, 8, 8),
+                          moji_stage_vae(m, MOJI_F16, 1, 8, 8)};
+    for (guint s = 0; s < G_N_ELEMENTS(stage); s++) {
+        MojiTape *tape = stage[s]->tape;
+        int n = moji_tape_length(tape), packed = 0;
+        g_autofree double *seconds = g_new(double, n);
+        MOJI_CHECK(moji_stage_prepare(stage[s], b, NULL) && moji_tape_profile(tape, seconds, NULL),
+                   "stage %u does not run", s);
+        for (int i = 1; i < n; i++) {
+            const MojiRecord *r = moji_tape_record(tape, i);
+            gboolean alike = moji_records_alike(moji_tape_record(tape, i - 1), r);
+            MOJI_CHECK(!alike || seconds[i] == 0, "stage %u: %s is computed by itself", s, r->name);
+            MOJI_CHECK(alike || r->op != MOJI_OP_LINEAR || seconds[i] > 0,
+                       "stage %u: %s is not computed", s, r->name);
+            packed += alike;
+        }
+        MOJI_CHECK(packed >= 2, "stage %u: %d layers are part of others", s, packed);
+        moji_stage_free(stage[s]);
+    }
+    moji_model_free(m);
+    moji_backend_close(b);
+}
+
 /* With nothing loaded, the n-th allocation of a drawing fails, and `times` in all: either the
  * drawing does without, and is as it should be, or it tells. Goes on until there is no n-th.
  * Returns how many failed. */
@@ -251,6 +281,7 @@ int main(void)
     moji_test("cuda: LoRAs changed on a warm engine", test_loras);
     moji_test("cuda: cancelled between steps", test_cancel);
     moji_test("cuda: memory is foretold", test_forecast);
+    moji_test("cuda: layers that are alike are one product", test_packed);
     moji_test("cuda: each allocation fails once", test_allocations);
     moji_test("cuda: devices that are too small", test_small);
     return moji_test_end();

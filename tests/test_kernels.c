@@ -457,19 +457,21 @@ static void test_attention(void)
     check_attention((KernelAttention){1, 5, 66, 1, 128, .causal = FALSE}, 0, 1);
 }
 
+/* Where s.bias_batch is set the products have one x and a bias each. */
 static void check_linear(KernelProduct s, gboolean bias, gboolean residual)
 {
+    gint64 biases = s.bias_batch ? s.batch * s.bias_batch : s.out, xs = s.bias_batch ? 1 : s.batch;
     s.x_row = s.in + 1;
     s.w_row = s.w_is_in_by_out ? s.out : s.in;
     s.y_row = s.out + 2;
-    s.x_batch = s.rows * s.x_row;
+    s.x_batch = s.bias_batch ? 0 : s.rows * s.x_row;
     s.w_batch = s.out * s.in;
     s.y_batch = s.rows * s.y_row;
     KernelType y_type = s.y_is_f32 ? KERNEL_F32 : type;
     gint64 n = s.batch * s.y_batch;
-    g_auto(Array) x = array_of(s.batch * s.x_batch, type, 0, 1);
+    g_auto(Array) x = array_of(xs * s.rows * s.x_row, type, 0, 1);
     g_auto(Array) w = array_of(s.batch * s.w_batch, type, 0, 2 / sqrt(s.in));
-    g_auto(Array) b = array_of(s.out, KERNEL_F32, 0, 1), r = array_of(n, y_type, 0, 1);
+    g_auto(Array) b = array_of(biases, KERNEL_F32, 0, 1), r = array_of(n, y_type, 0, 1);
     g_auto(Output) y = output_of(n * SIZE[y_type], r.data);
     g_autofree double *expected = g_memdup2(r.value, n * sizeof(double));
     for (gint64 z = 0; z < s.batch; z++)
@@ -481,7 +483,8 @@ static void check_linear(KernelProduct s, gboolean bias, gboolean residual)
                         x.value[z * s.x_batch + i * s.x_row + k] *
                         w.value[z * s.w_batch + (s.w_is_in_by_out ? k * s.out + o : o * s.in + k)];
                 double *to = expected + z * s.y_batch + i * s.y_row + o;
-                *to = s.alpha * sum + (bias ? b.value[o] : 0) + (residual ? *to : 0);
+                *to = s.alpha * sum + (bias ? b.value[z * s.bias_batch + o] : 0) +
+                      (residual ? *to : 0);
             }
     RUN(&y, kernel_linear(y.data, x.data, w.data, bias ? b.data : NULL, residual ? r.data : NULL,
                           &s, type, NULL));
@@ -502,6 +505,10 @@ static void test_linear(void)
         (KernelProduct){.rows = 3, .in = 8, .out = 5, .batch = 1, .y_is_f32 = TRUE, .alpha = 2},
         FALSE, FALSE);
     check_linear((KernelProduct){.rows = 1, .in = 1, .out = 1, .batch = 1, .alpha = 1}, TRUE, TRUE);
+    check_linear(/* queries, keys and values */
+                 (KernelProduct){
+                     .rows = 9, .in = 20, .out = 24, .batch = 3, .bias_batch = 27, .alpha = 1},
+                 TRUE, FALSE);
 }
 
 static void check_conv(TwinConv c, gboolean bias, gboolean residual)

@@ -754,6 +754,51 @@ static void test_nan_spreads(void)
     rig_free(r);
 }
 
+/* Layer `name` of x and what the twin makes of it, rounded as a tensor is. */
+static MojiTensor *some_layer(Rig *r, const char *name, MojiTensor *x, const double *value,
+                              gint64 out, gboolean bias, double **expected)
+{
+    gint64 in = x->dim[2], rows = x->dim[0] * x->dim[1];
+    g_autofree char *of = g_strdup_printf("%s.weight", name);
+    g_autofree char *and = g_strdup_printf("%s.bias", name);
+    double *weight = rig_weight(r, of, 2, (gint64[]){out, in}, 0, 1 / sqrt(in));
+    double *b = bias ? rig_weight(r, and, 1, &out, 0, 1) : NULL;
+    *expected = g_new(double, rows *out);
+    twin_linear(*expected, value, weight, b, NULL, rows, in, out);
+    for (gint64 i = 0; i < rows * out; i++)
+        (*expected)[i] = rounded((*expected)[i], type);
+    return moji_linear(r->tape, name, x, (int)out, bias);
+}
+
+/* m: of the tokens that keys and values come from; 0: they come from x too. */
+static void check_alike(gint64 n, gint64 m, gint64 in, gint64 heads, gint64 width, gboolean bias)
+{
+    Rig *r = rig_new();
+    g_autofree double *q = NULL, *k = NULL, *v = NULL;
+    gint64 out = heads * width;
+    float scale = (float)(1 / sqrt(width));
+    MojiTensor *x = rig_input(r, 3, (gint64[]){2, n, in}, 0, 1);
+    MojiTensor *context = m ? rig_input(r, 3, (gint64[]){2, m, in}, 0, 1) : x;
+    const double *from = r->value[m ? 1 : 0];
+    MojiTensor *layer[] = {some_layer(r, "q", x, r->value[0], out, bias, &q),
+                           some_layer(r, "k", context, from, out, bias, &k),
+                           some_layer(r, "v", context, from, out, bias, &v)};
+    MojiTensor *y = moji_attention(r->tape, layer[0], layer[1], layer[2], (int)heads, scale, FALSE);
+    g_autofree double *expected = g_new(double, moji_tensor_count(y));
+    twin_attention(expected, q, k, v, 2, n, m ? m : n, heads, width, scale, FALSE);
+    rig_check(r, y, expected);
+    rig_free(r);
+}
+
+/* Linear layers that a backend may compute as one. */
+static void test_alike(void)
+{
+    check_alike(64, 0, 320, 8, 40, FALSE); /* attn1 */
+    check_alike(17, 0, 24, 2, 16, TRUE);
+    check_alike(20, 77, 64, 2, 40, FALSE); /* attn2 */
+    check_alike(5, 3, 13, 1, 7, TRUE);
+}
+
 /* Two tapes of the same layers keep one copy of each weight. */
 static void test_shared_weights(void)
 {
@@ -890,6 +935,7 @@ static const struct {
     {"add a parameter", test_add_parameter},
     {"extremes", test_extremes},
     {"NaN spreads", test_nan_spreads},
+    {"layers that are alike", test_alike},
     {"shared weights", test_shared_weights},
     {"threads", test_threads},
     {"bad id", test_bad_id},

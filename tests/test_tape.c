@@ -517,12 +517,24 @@ static MojiTensor *random_layer(Maker *m, MojiTensor *x)
 }
 
 /* Through tokens and back, so that there are views of outputs and of inputs. */
+/* As wide as x. */
+static MojiTensor *random_linear(Maker *m, MojiTensor *x)
+{
+    char name[16];
+    g_snprintf(name, sizeof name, "layer%d", m->layers++);
+    return moji_linear(m->tape, name, x, (int)x->dim[x->rank - 1], TRUE);
+}
+
 static MojiTensor *random_attention(Maker *m, MojiTensor *x)
 {
     gint64 tokens[] = {x->dim[0], x->dim[1] * x->dim[2], x->dim[3]};
-    MojiTensor *q = moji_reshape(m->tape, x, 3, tokens);
-    MojiTensor *k = moji_silu(m->tape, q);
-    MojiTensor *h = moji_attention(m->tape, q, k, q, 2, 1, FALSE);
+    MojiTensor *q = moji_reshape(m->tape, x, 3, tokens), *k, *v = q;
+    if (g_rand_boolean(m->random)) {
+        k = random_linear(m, q);
+        v = random_linear(m, q);
+    } else
+        k = moji_silu(m->tape, q);
+    MojiTensor *h = moji_attention(m->tape, q, k, v, 2, 1, FALSE);
     return moji_reshape(m->tape, g_rand_boolean(m->random) ? moji_add(m->tape, h, q) : h, 4,
                         x->dim);
 }
@@ -530,9 +542,7 @@ static MojiTensor *random_attention(Maker *m, MojiTensor *x)
 /* What folds, unless the dice have x and the layer's output in the way of it. */
 static MojiTensor *random_residual(Maker *m, MojiTensor *x)
 {
-    char name[16];
-    g_snprintf(name, sizeof name, "layer%d", m->layers++);
-    MojiTensor *h = moji_linear(m->tape, name, x, (int)x->dim[3], TRUE);
+    MojiTensor *h = random_linear(m, x);
     MojiTensor *other = alike(m, x, 4);
     if (g_rand_int_range(m->random, 0, 4) == 0)
         g_ptr_array_add(m->pool, h);
@@ -730,10 +740,26 @@ static gsize most_needed(MojiTape *tape)
     return most;
 }
 
+/* Outputs of records in a row that are alike lie one after another. Returns how many there are. */
+static int check_alike(MojiTape *tape, guint32 seed)
+{
+    int found = 0;
+    for (int i = 1; i < moji_tape_length(tape); i++) {
+        MojiRecord *a = moji_tape_record(tape, i - 1), *b = moji_tape_record(tape, i);
+        if (!moji_records_alike(a, b))
+            continue;
+        gsize apart = (moji_tensor_bytes(a->out) + 63) / 64 * 64;
+        MOJI_CHECK(b->out->offset == a->out->offset + apart, "tape %u: %s is at %zu, %s at %zu",
+                   seed, a->name, a->out->offset, b->name, b->out->offset);
+        found++;
+    }
+    return found;
+}
+
 static void test_random(void)
 {
     double planned = 0, needed = 0;
-    int in_place = 0, folded = 0, kept = 0;
+    int in_place = 0, folded = 0, kept = 0, alike = 0;
     for (guint32 seed = 0; seed < 400; seed++) {
         MojiTape *tape = random_tape(seed);
         guint64 *expected[TURNS];
@@ -751,15 +777,49 @@ static void test_random(void)
         planned += moji_tape_block_bytes(tape);
         needed += most_needed(tape);
         check_offsets(tape, seed);
+        alike += check_alike(tape, seed);
         kept += moji_tape_steady(tape) > 0 && moji_tape_steady(tape) < moji_tape_length(tape);
         check_runs(tape, expected, seed);
         for (int turn = 0; turn < TURNS; turn++)
             g_free(expected[turn]);
     }
     /* else the rows above would have tested little */
-    MOJI_CHECK(in_place > 400 && folded > 100 && kept > 50, "%d in place, %d folded, %d kept",
-               in_place, folded, kept);
+    MOJI_CHECK(in_place > 400 && folded > 100 && kept > 50 && alike > 100,
+               "%d in place, %d folded, %d kept, %d alike", in_place, folded, kept, alike);
     MOJI_CHECK(planned <= 1.02 * needed, "%.3f times what is needed at once", planned / needed);
+}
+
+/* Self-attention's three layers, cross-attention's two for two blocks from a steady context, and
+ * what keeps layers apart. */
+static void test_alike(void)
+{
+    MojiTape *tape = moji_tape_new(MOJI_F32);
+    gint64 tokens[] = {1, 5, 8};
+    MojiTensor *x = moji_input(tape, "x", MOJI_F32, 3, tokens);
+    MojiTensor *context = moji_steady(tape, moji_input(tape, "context", MOJI_F32, 3, tokens));
+    MojiTensor *layer[9], *y = x;
+    for (int i = 0; i < 9; i++) {
+        char name[] = {(char)('a' + i), 0};
+        MojiTensor *of = i < 3 || i == 8 ? x : context;
+        layer[i] = moji_linear(tape, name, of, i == 7 ? 4 : 8, i == 8);
+    }
+    y = moji_attention(tape, layer[0], layer[1], layer[2], 2, 1, FALSE);
+    y = moji_attention(tape, y, layer[3], layer[4], 2, 1, FALSE);
+    y = moji_attention(tape, y, layer[5], layer[6], 2, 1, FALSE);
+    moji_output(tape, moji_add(tape, moji_gelu(tape, y), layer[8]));
+    moji_output(tape, layer[7]);
+    moji_tape_plan(tape);
+    static const char order[] = "defghabci";
+    static const gboolean alike[] = {TRUE, TRUE, TRUE, FALSE, FALSE, TRUE, TRUE, FALSE};
+    for (int i = 0; i < 8; i++) {
+        MojiRecord *a = moji_tape_record(tape, i), *b = moji_tape_record(tape, i + 1);
+        MOJI_CHECK(a->name[0] == order[i], "record %d is %s, expected %c", i, a->name, order[i]);
+        MOJI_CHECK(moji_records_alike(a, b) == alike[i], "%s and %s are%s alike", a->name, b->name,
+                   alike[i] ? " not" : "");
+    }
+    check_alike(tape, 0);
+    check_offsets(tape, 0);
+    moji_tape_free(tape);
 }
 
 /* ---- preparing ---- */
@@ -1006,6 +1066,7 @@ int main(void)
     moji_test("tape: our mistakes stop with both shapes", test_mistakes);
     moji_test("plan: an add becomes a residual", test_fold);
     moji_test("plan: adds that must stay", test_no_fold);
+    moji_test("plan: layers that are alike", test_alike);
     moji_test("plan: 400 random tapes", test_random);
     moji_test("tape: weights that do not fit", test_prepare_refuses);
     moji_test("tape: many weights missing", test_many_missing);

@@ -81,7 +81,9 @@ static gboolean describe(Product *p, const Request *r)
              ok(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                                                &r->o->bias, sizeof r->o->bias)) &&
              ok(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
-                                               &bias_type, sizeof bias_type)))) &&
+                                               &bias_type, sizeof bias_type)) &&
+             ok(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE,
+                                               &s->bias_batch, sizeof s->bias_batch)))) &&
            layout_new(&p->w, r->type, s->w_is_in_by_out ? s->out : s->in,
                       s->w_is_in_by_out ? s->in : s->out, s->w_row, s->batch, s->w_batch) &&
            layout_new(&p->x, r->type, s->in, s->rows, s->x_row, s->batch, s->x_batch) &&
@@ -165,12 +167,14 @@ CudaLibraryPlan *moji_cuda_product_plan(Cuda *cuda, const KernelProduct *s, Moji
                                         const CudaOperands *o)
 {
     Request r = {s, type, o};
-    g_autofree char *key = g_strdup_printf(
-        "product %s%s %" G_GINT64_FORMAT "x%" G_GINT64_FORMAT "x%" G_GINT64_FORMAT
-        " by %" G_GINT64_FORMAT " rows %" G_GINT64_FORMAT " %" G_GINT64_FORMAT " %" G_GINT64_FORMAT
-        "%s%s%s",
-        moji_type_name(type), s->y_is_f32 ? " to f32" : "", s->rows, s->in, s->out, s->batch,
-        s->x_row, s->w_row, s->y_row, s->w_is_in_by_out ? " turned" : "", o->bias ? " bias" : "",
-        o->residual ? o->residual == o->y ? " sum" : " residual" : "");
+    g_autofree char *key =
+        g_strdup_printf("product %s%s %" G_GINT64_FORMAT "x%" G_GINT64_FORMAT "x%" G_GINT64_FORMAT
+                        " by %" G_GINT64_FORMAT " rows %" G_GINT64_FORMAT " %" G_GINT64_FORMAT
+                        " %" G_GINT64_FORMAT " apart %" G_GINT64_FORMAT " %" G_GINT64_FORMAT
+                        " %" G_GINT64_FORMAT " %" G_GINT64_FORMAT "%s%s%s",
+                        moji_type_name(type), s->y_is_f32 ? " to f32" : "", s->rows, s->in, s->out,
+                        s->batch, s->x_row, s->w_row, s->y_row, s->x_batch, s->w_batch, s->y_batch,
+                        s->bias_batch, s->w_is_in_by_out ? " turned" : "", o->bias ? " bias" : "",
+                        o->residual ? o->residual == o->y ? " sum" : " residual" : "");
     return moji_cuda_kept_plan(cuda, key, make, &r);
 }

@@ -261,7 +261,7 @@ static gboolean profile(MojiBackend *b, void *prepared, double *seconds, GError 
     for (int i = 0; done && i < plan->steps; i++) {
         float ms = 0;
         done = moji_cuda_ok(cudaEventElapsedTime(&ms, event[i], event[i + 1]), NULL, error);
-        seconds[i] = ms / 1000;
+        seconds[i] = plan->step[i].op ? ms / 1000 : 0;
     }
     for (int i = 0; i <= plan->steps; i++)
         if (event[i])

@@ -134,6 +134,10 @@ static inline gint64 moji_cuda_width(const MojiTensor *t)
  * and freed with the weights. NULL with the error set. */
 const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint64 taps,
                              GError **error);
+/* The same of n parameters of one shape, into at[n]: one after another at one distance, unless some
+ * were made before. FALSE with the error set. */
+gboolean moji_cuda_weights(Cuda *cuda, MojiWeight *const *weight, int n, MojiType type,
+                           const void **at, GError **error);
 #define MOJI_CUDA_STAGING ((gsize)16 << 20)
 void moji_cuda_slabs_free(Cuda *cuda);
 guint64 moji_cuda_slabs_bytes(const Cuda *cuda);

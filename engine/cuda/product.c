@@ -3,6 +3,9 @@
  * A 1x1 convolution of stride 1 is a linear layer of its pixels. Each step asks its library for a
  * plan and takes our own kernel where there is none.
  *
+ * Linear layers in a row that are alike (queries, keys and values) are one product with a batch of
+ * weights: the first of them does the work of all.
+ *
  * The surprising rule: what a library does not fuse is added afterwards by kernel_bias, so a
  * convolution has three ways: cuDNN with bias and residual, cuDNN without, our kernel. */
 #include "cuda.h"
@@ -45,16 +48,6 @@ static KernelConv conv_shape(const MojiRecord *r)
                         .pad = r->attr.conv.pad_begin};
 }
 
-/* The bias as f32, or as cuBLASLt wants it: of the output's type. */
-static gboolean upload_bias(CudaPlan *plan, CudaStep *step, MojiType type, GError **error)
-{
-    Product *p = step->state;
-    if (!step->weight[2])
-        return TRUE;
-    p->bias = moji_cuda_weight(plan->cuda, step->weight[2], type, 1, error);
-    return p->bias != NULL;
-}
-
 static CudaOperands operands(const CudaStep *step, const Product *p)
 {
     return (CudaOperands){.x = step->in[0],
@@ -64,17 +57,79 @@ static CudaOperands operands(const CudaStep *step, const Product *p)
                           .y = step->out};
 }
 
+enum { MOST_ALIKE = 32 };
+
+static int count_alike(const CudaPlan *plan, const CudaStep *step)
+{
+    int n = 1, most = MIN(MOST_ALIKE, (int)(plan->step + plan->steps - step));
+    while (n < most && moji_records_alike(step->record, step[n].record))
+        n++;
+    return n;
+}
+
+/* Input k of n steps as `type`. Returns how many of them lie at one distance, from the first on,
+ * and can be one product: 1 at least, 0 with the error set. */
+static int upload_alike(CudaPlan *plan, CudaStep *step, int k, int n, MojiType type,
+                        const void **first, gint64 *apart, GError **error)
+{
+    MojiWeight *weight[MOST_ALIKE];
+    const void *at[MOST_ALIKE];
+    for (int i = 0; i < n; i++)
+        weight[i] = step[i].weight[k];
+    if (!moji_cuda_weights(plan->cuda, weight, n, type, at, error))
+        return 0;
+    gssize distance = n > 1 ? (const char *)at[1] - (const char *)at[0] : 0;
+    int same = 1;
+    while (same < n && distance > 0 &&
+           (const char *)at[same] - (const char *)at[same - 1] == distance)
+        same++;
+    *first = at[0];
+    *apart = distance / (gssize)moji_type_bytes(type);
+    return same;
+}
+
+static int upload_biases(CudaPlan *plan, CudaStep *step, int n, MojiType type, GError **error)
+{
+    Product *p = step->state;
+    return step->weight[2]
+               ? upload_alike(plan, step, 2, n, type, &p->bias, &p->product.bias_batch, error)
+               : n;
+}
+
+static CudaLibraryPlan *library_for(CudaPlan *plan, CudaStep *step, int n)
+{
+    const Product *p = step->state;
+    CudaOperands o = operands(step, p);
+    KernelProduct shape = p->product;
+    shape.batch = n;
+    if (n == 1) /* one plan wherever the neighbours are */
+        shape.w_batch = shape.y_batch = shape.bias_batch = 0;
+    return moji_cuda_product_plan(plan->cuda, &shape, step->record->out->type, &o);
+}
+
+/* As many as it can be of those that are alike; only the first keeps its op. */
 static gboolean prepare_linear(CudaPlan *plan, CudaStep *step, GError **error)
 {
     Product *p = step->state;
-    MojiType type = step->record->out->type;
+    const MojiTensor *y = step->record->out;
+    int n = count_alike(plan, step);
     p->product = product_shape(step->record);
-    p->weight = moji_cuda_weight(plan->cuda, step->weight[1], type, 1, error);
-    if (!p->weight || !upload_bias(plan, step, type, error))
+    if (n > 1)
+        p->product.y_batch = (step[1].record->out->offset - y->offset) / moji_type_bytes(y->type);
+    n = upload_alike(plan, step, 1, n, y->type, &p->weight, &p->product.w_batch, error);
+    if (n > 0)
+        n = upload_biases(plan, step, n, y->type, error);
+    if (n == 0)
         return FALSE;
-    CudaOperands o = operands(step, p);
-    p->library = moji_cuda_product_plan(plan->cuda, &p->product, type, &o);
-    return p->library || upload_bias(plan, step, MOJI_F32, error);
+    p->library = library_for(plan, step, n);
+    if (!p->library && n > 1 && (p->library = library_for(plan, step, 1)))
+        n = 1;
+    if (!p->library && (n = upload_biases(plan, step, n, MOJI_F32, error)) == 0)
+        return FALSE;
+    p->product.batch = n;
+    for (int i = 1; i < n; i++)
+        step[i].op = NULL;
+    return TRUE;
 }
 
 static gboolean prepare_conv(CudaPlan *plan, CudaStep *step, GError **error)
@@ -85,7 +140,7 @@ static gboolean prepare_conv(CudaPlan *plan, CudaStep *step, GError **error)
     p->conv = TRUE;
     p->shape = conv_shape(step->record);
     p->weight = moji_cuda_weight(plan->cuda, step->weight[1], type, k * k, error);
-    if (!p->weight || !upload_bias(plan, step, MOJI_F32, error))
+    if (!p->weight || !upload_biases(plan, step, 1, MOJI_F32, error))
         return FALSE;
     CudaOperands o = operands(step, p);
     p->library = moji_cuda_conv_plan(plan->cuda, &p->shape, type, &o);

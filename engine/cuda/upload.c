@@ -74,16 +74,17 @@ static CudaSlab *slab_with_room(Cuda *cuda, gsize bytes, const char *what, GErro
     return slab;
 }
 
-static Copy *copy_new(Cuda *cuda, gsize bytes, const char *what, GError **error)
+static gsize aligned(gsize bytes)
 {
-    bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    CudaSlab *slab = slab_with_room(cuda, bytes, what, error);
-    if (!slab)
-        return NULL;
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static Copy *copy_new(CudaSlab *slab, gsize bytes)
+{
     Copy *copy = g_new0(Copy, 1);
     copy->slab = slab;
     copy->data = slab->memory + slab->used;
-    slab->used += bytes;
+    slab->used += aligned(bytes);
     slab->living++;
     return copy;
 }
@@ -115,15 +116,28 @@ static gboolean renew(gpointer data, const MojiWeight *w, GError **error)
     return moji_cuda_ok(fill(copy, w), NULL, error);
 }
 
-const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint64 taps,
-                             GError **error)
+static void key_of(char *key, gsize bytes, MojiType type, gint64 taps)
+{
+    g_snprintf(key, bytes, "cuda %s%s", moji_type_name(type), taps > 1 ? " taps last" : "");
+}
+
+static gint64 numbers(const MojiWeight *weight)
+{
+    return weight->bytes / moji_type_bytes(weight->type);
+}
+
+static gboolean have_staging(Cuda *cuda, const char *what, GError **error)
+{
+    return cuda->staging ||
+           moji_cuda_allocate(cuda, &cuda->staging, MOJI_CUDA_STAGING, what, error);
+}
+
+/* In `slab`, which has room for it, or NULL: in whichever has. */
+static const void *make(Cuda *cuda, CudaSlab *slab, MojiWeight *weight, MojiType type, gint64 taps,
+                        GError **error)
 {
     char key[64];
-    gint64 n = weight->bytes / moji_type_bytes(weight->type);
-    g_snprintf(key, sizeof key, "cuda %s%s", moji_type_name(type), taps > 1 ? " taps last" : "");
-    Copy *copy = moji_weight_prepared(weight, key);
-    if (copy)
-        return copy->data;
+    gint64 n = numbers(weight), bytes = n * moji_type_bytes(type);
     /* a row must fit into the staging memory; without taps there are no rows to keep together */
     gint64 in = taps > 1 ? weight->dim[1] : 1, out = n / (in * taps);
     if (in * taps * moji_type_bytes(weight->type) > MOJI_CUDA_STAGING) {
@@ -131,12 +145,10 @@ const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint
                     weight->name);
         return NULL;
     }
-    if (!cuda->staging &&
-        !moji_cuda_allocate(cuda, &cuda->staging, MOJI_CUDA_STAGING, weight->name, error))
+    if (!have_staging(cuda, weight->name, error) ||
+        (!slab && !(slab = slab_with_room(cuda, aligned(bytes), weight->name, error))))
         return NULL;
-    copy = copy_new(cuda, n * moji_type_bytes(type), weight->name, error);
-    if (!copy)
-        return NULL;
+    Copy *copy = copy_new(slab, bytes);
     copy->type = type;
     copy->out = out;
     copy->in = in;
@@ -145,6 +157,41 @@ const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint
         copy_free(copy);
         return NULL;
     }
+    key_of(key, sizeof key, type, taps);
     moji_weight_set_renewable(weight, key, copy, copy_free, renew);
     return copy->data;
+}
+
+static const void *find(MojiWeight *weight, MojiType type, gint64 taps)
+{
+    char key[64];
+    key_of(key, sizeof key, type, taps);
+    const Copy *copy = moji_weight_prepared(weight, key);
+    return copy ? copy->data : NULL;
+}
+
+const void *moji_cuda_weight(Cuda *cuda, MojiWeight *weight, MojiType type, gint64 taps,
+                             GError **error)
+{
+    const void *found = find(weight, type, taps);
+    return found ? found : make(cuda, NULL, weight, type, taps, error);
+}
+
+gboolean moji_cuda_weights(Cuda *cuda, MojiWeight *const *weight, int n, MojiType type,
+                           const void **at, GError **error)
+{
+    gsize bytes = aligned(numbers(weight[0]) * moji_type_bytes(type));
+    gboolean none = TRUE;
+    CudaSlab *slab = NULL;
+    for (int i = 0; i < n; i++)
+        none = none && !find(weight[i], type, 1);
+    if (!have_staging(cuda, weight[0]->name, error) || /* a slab with nothing in it would stay */
+        (n > 1 && none && !(slab = slab_with_room(cuda, n * bytes, weight[0]->name, error))))
+        return FALSE;
+    for (int i = 0; i < n; i++) {
+        at[i] = find(weight[i], type, 1); /* one may be there twice */
+        if (!at[i] && !(at[i] = make(cuda, slab, weight[i], type, 1, error)))
+            return FALSE;
+    }
+    return TRUE;
 }

@@ -151,7 +151,8 @@ $(BUILD)/libmoji-cuda.so: $(CUDA_OBJ)
 
 # The same backend and kernels on the host, for the suite: tests/shim/.
 SHIM        = $(BUILD)/shim
-SHIM_FLAGS  = -Itests/shim -Ikernels -Iengine/cuda -fPIC
+# -O2 with sanitizers too: blocks are slow enough.
+SHIM_FLAGS  = -Itests/shim -Ikernels -Iengine/cuda -fPIC -O2
 SHIM_KERNEL = $(KERNEL_SRC:kernels/%.cu=$(SHIM)/%.o) $(SHIM)/shim.o
 SHIM_C      = $(filter-out libraries cublas cudnn,$(CUDA_SRC:engine/cuda/%.c=%))
 SHIM_OBJ    = $(SHIM_KERNEL) $(SHIM_C:%=$(SHIM)/backend/%.o) $(SHIM)/backend/libraries.o

@@ -4,7 +4,7 @@
  * operand, x its second, and the bias runs along its rows as its epilogue wants.
  *
  * The surprising rule: products in f32 are computed in f32, never in TF32: that is the exact mode.
- */
+ * Nor are parts of a sum ever put together in a narrower type. */
 #include "libraries.h"
 
 enum { CANDIDATES = 8 };
@@ -103,6 +103,7 @@ static gboolean find(Cuda *cuda, Product *p, const Request *r)
     const KernelProduct *s = r->shape;
     gsize size = moji_type_bytes(r->type), y_size = s->y_is_f32 ? 4 : size;
     guint64 workspace = MOJI_CUDA_WORKSPACE;
+    guint32 sums = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     guint32 w = alignment(s->w_row, s->w_batch, s->batch, size);
     guint32 x = alignment(s->x_row, s->x_batch, s->batch, size);
     guint32 y = alignment(s->y_row, s->y_batch, s->batch, y_size);
@@ -115,6 +116,7 @@ static gboolean find(Cuda *cuda, Product *p, const Request *r)
         gsize bytes;
     } wishes[] = {
         {CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace},
+        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums, sizeof sums},
         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &w, sizeof w},
         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &x, sizeof x},
         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &y, sizeof y},

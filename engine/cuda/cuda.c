@@ -194,9 +194,8 @@ static gboolean capture(CudaPlan *plan)
 {
     cudaStream_t stream = plan->cuda->stream;
     cudaGraph_t graph = NULL;
-    if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal))
-        return FALSE;
-    gboolean done = launch(plan, plan->steady, plan->steps, NULL);
+    gboolean done = !cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) &&
+                    launch(plan, plan->steady, plan->steps, NULL);
     if (cudaStreamEndCapture(stream, &graph) || !done ||
         cudaGraphInstantiateWithFlags(&plan->graph, graph, 0))
         plan->graph = NULL;

@@ -1,20 +1,22 @@
 /* cudnn.c: plans of cuDNN's graph API: convolution (+ bias) (+ residual), and attention.
  *
  * A small graph of operations is described, cuDNN's heuristics name engines for it, those that can
- * be made into plans are timed, and the fastest is kept. Tensors are NHWC: axes counted n, c, h, w
+ * be made into plans are timed, and the fastest is kept. To make a plan may mean to compile it, so
+ * once a choice is known only that one is made. Tensors are NHWC: axes counted n, c, h, w
  * with strides that put c last.
  *
  * The surprising rule: engines are refused by their notes. None may give other bytes from run to
  * run; for f32 none may use tensor cores (TF32), Winograd or FFT, which is what makes f32 exact. */
 #include "libraries.h"
 #include <stdbool.h>
+#include <string.h>
 
 enum { CANDIDATES = 10, MAX_DESCRIPTORS = 64, MAX_OPERATIONS = 3 };
 enum { X = 1, W, BIAS, RESIDUAL, Y, SCALE, VIRTUAL }; /* unique ids of tensors */
 
 typedef cudnnBackendDescriptor_t Descriptor;
 
-typedef struct { /* descriptors being made, all let go at the end */
+typedef struct { /* descriptors, let go together */
     CudaLibraries *l;
     Descriptor made[MAX_DESCRIPTORS];
     int count;
@@ -26,8 +28,8 @@ typedef struct { /* descriptors being made, all let go at the end */
 
 typedef struct {
     CudaLibraryPlan base; /* first */
-    Descriptor plan[CANDIDATES];
-    int plans, chosen;
+    Graph of;             /* kept, lest the plan look into what it was made of */
+    Descriptor plan;      /* the one chosen, or being tried */
     gint64 id[6];
     int ids;
     float scale; /* attention's, by value */
@@ -270,10 +272,11 @@ static Descriptor plan_of(CudaLibraries *l, Descriptor config)
     return NULL;
 }
 
-/* Adds the plans of what one of cuDNN's heuristics names. */
-static void ask(Graph *g, Descriptor graph, cudnnBackendHeurMode_t mode, gboolean exact, Plan *plan)
+/* What one of cuDNN's heuristics names, the best first. Returns how many. */
+static int ask(Graph *g, Descriptor graph, cudnnBackendHeurMode_t mode,
+               Descriptor config[CANDIDATES])
 {
-    Descriptor config[CANDIDATES] = {0}, heuristic = make(g, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+    Descriptor heuristic = make(g, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     gint64 count = 0;
     set(g, heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
         &graph);
@@ -281,21 +284,19 @@ static void ask(Graph *g, Descriptor graph, cudnnBackendHeurMode_t mode, gboolea
     finish(g, heuristic);
     for (int i = 0; i < CANDIDATES && !g->failed; i++)
         config[i] = make(g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
-    if (!g->failed && cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                               CUDNN_TYPE_BACKEND_DESCRIPTOR, CANDIDATES, &count,
-                                               config) == CUDNN_STATUS_SUCCESS)
-        for (gint64 i = 0; i < MIN(count, CANDIDATES) && plan->plans < CANDIDATES; i++) {
-            Descriptor p = has_note(config[i], exact) ? NULL : plan_of(g->l, config[i]);
-            if (p)
-                plan->plan[plan->plans++] = p;
-        }
+    if (g->failed || cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                              CUDNN_TYPE_BACKEND_DESCRIPTOR, CANDIDATES, &count,
+                                              config) != CUDNN_STATUS_SUCCESS)
+        return 0;
+    return (int)MIN(count, CANDIDATES);
 }
 
 static void plan_free(CudaLibraryPlan *plan)
 {
     Plan *p = (Plan *)plan;
-    for (int i = 0; i < p->plans; i++)
-        cudnnBackendDestroyDescriptor(p->plan[i]);
+    if (p->plan)
+        cudnnBackendDestroyDescriptor(p->plan);
+    let_go(&p->of);
     g_free(p);
 }
 
@@ -330,8 +331,7 @@ static gboolean plan_run(Cuda *cuda, CudaLibraryPlan *plan, const CudaOperands *
     set(&g, pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, p->ids, pointer);
     set(&g, pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &l->workspace);
     finish(&g, pack);
-    gboolean done =
-        !g.failed && cudnnBackendExecute(l->dnn, p->plan[p->chosen], pack) == CUDNN_STATUS_SUCCESS;
+    gboolean done = !g.failed && cudnnBackendExecute(l->dnn, p->plan, pack) == CUDNN_STATUS_SUCCESS;
     let_go(&g);
     return done;
 }
@@ -340,13 +340,35 @@ typedef struct {
     Cuda *cuda;
     Plan *plan;
     const CudaOperands *o;
+    gboolean exact;
+    Descriptor config[CANDIDATES], made[CANDIDATES]; /* made: plans, NULL where there is none */
+    gboolean tried[CANDIDATES];
 } Contest;
 
 static gboolean try_one(gpointer data, int i)
 {
     Contest *c = data;
-    c->plan->chosen = i;
-    return plan_run(c->cuda, &c->plan->base, c->o);
+    if (!c->tried[i]) {
+        c->tried[i] = TRUE;
+        c->made[i] =
+            has_note(c->config[i], c->exact) ? NULL : plan_of(c->cuda->libraries, c->config[i]);
+    }
+    c->plan->plan = c->made[i];
+    return c->made[i] && plan_run(c->cuda, &c->plan->base, c->o);
+}
+
+/* Leaves the fastest in c->plan, or NULL. */
+static void choose(Graph *g, Descriptor graph, cudnnBackendHeurMode_t mode, const char *key,
+                   Contest *c)
+{
+    memset(c->made, 0, sizeof c->made);
+    memset(c->tried, 0, sizeof c->tried);
+    int n = ask(g, graph, mode, c->config);
+    int chosen = n ? moji_cuda_tune(c->cuda, key, n, try_one, c) : -1;
+    c->plan->plan = chosen < 0 ? NULL : c->made[chosen];
+    for (int i = 0; i < n; i++)
+        if (i != chosen && c->made[i])
+            cudnnBackendDestroyDescriptor(c->made[i]);
 }
 
 static Descriptor graph_of(Graph *g)
@@ -360,29 +382,27 @@ static Descriptor graph_of(Graph *g)
 
 static CudaLibraryPlan *make_plan(Cuda *cuda, const char *key, gpointer data)
 {
-    static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
     const Request *r = data;
     Plan *p = g_new0(Plan, 1);
-    Graph g = {.l = cuda->libraries};
-    Contest c = {cuda, p, r->o};
+    Graph *g = &p->of;
+    Contest c = {.cuda = cuda, .plan = p, .o = r->o, .exact = r->type == MOJI_F32};
+    g_autofree char *second = g_strdup_printf("%s, fallback", key);
     p->base = (CudaLibraryPlan){plan_run, plan_free};
+    g->l = cuda->libraries;
     if (r->conv)
-        describe_conv(&g, r, p);
+        describe_conv(g, r, p);
 #if CUDNN_VERSION >= 91900
     else
-        describe_attention(&g, r, p);
+        describe_attention(g, r, p);
 #endif
-    Descriptor graph = graph_of(&g);
-    for (gsize i = 0; i < G_N_ELEMENTS(modes) && !g.failed && p->plans == 0; i++)
-        ask(&g, graph, modes[i], r->type == MOJI_F32, p);
-    let_go(&g);
-    int chosen = p->plans ? moji_cuda_tune(cuda, key, p->plans, try_one, &c) : -1;
-    if (chosen < 0) {
-        plan_free(&p->base);
-        return NULL;
-    }
-    p->chosen = chosen;
-    return &p->base;
+    Descriptor graph = graph_of(g);
+    choose(g, graph, CUDNN_HEUR_MODE_A, key, &c);
+    if (!p->plan)
+        choose(g, graph, CUDNN_HEUR_MODE_FALLBACK, second, &c);
+    if (p->plan)
+        return &p->base;
+    plan_free(&p->base);
+    return NULL;
 }
 
 CudaLibraryPlan *moji_cuda_conv_plan(Cuda *cuda, const KernelConv *s, MojiType type,

@@ -53,3 +53,9 @@ gboolean moji_command_bytes(const char *option, const char *text, guint64 *bytes
 /* From now on, the first SIGINT or SIGTERM cancels the cancellable and the second one ends the
  * program. To be called before any other thread is started. */
 void moji_command_cancel_on_signal(GCancellable *cancellable);
+
+/* To be called first in main. OpenMP's idle threads spin for milliseconds before they sleep, and on
+ * a machine whose processors are busy each spin holds up the thread that is waited for: drawings
+ * took ten times as long. It reads how long from the environment before main begins, so this starts
+ * the program again, with the same arguments, where that is not set. */
+void moji_command_spin_briefly(char **argv);

@@ -4,7 +4,6 @@
 #include <locale.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 static const struct {
     const char *word;
@@ -43,22 +42,9 @@ static const char HELP[] =
     "MOJI_FETCH_ENDPOINT, another server than https://huggingface.co for moji fetch;\n"
     "HF_TOKEN, your token there, for gated models.\n";
 
-/* OpenMP's idle threads spin for milliseconds before they sleep, and on a machine whose processors
- * are busy each spin holds up the thread that is waited for: drawings took ten times as long. It
- * reads how long from the environment before main begins, hence the second start. */
-static void spin_briefly(char **argv)
-{
-    if (g_getenv("OMP_WAIT_POLICY") || g_getenv("GOMP_SPINCOUNT"))
-        return;
-    g_setenv("GOMP_SPINCOUNT", "1000", TRUE);
-    g_autofree char *program = g_file_read_link("/proc/self/exe", NULL);
-    if (program)
-        execv(program, argv); /* where that fails, all works as before, only slower */
-}
-
 int main(int argc, char **argv)
 {
-    spin_briefly(argv);
+    moji_command_spin_briefly(argv);
     setlocale(LC_ALL, "");
     const char *word = argc > 1 ? argv[1] : "";
     for (gsize i = 0; i < G_N_ELEMENTS(COMMANDS); i++)

@@ -7,6 +7,7 @@
  * Memory is the process's, and the GPU's where there is one; it may grow in the first fifth, while
  * everything is met for the first time, and after that by 2 % at most. */
 #include "backend.h"
+#include "command.h"
 #include "draw.h"
 #include <stdio.h>
 #include <string.h>
@@ -115,6 +116,7 @@ static gboolean soak(MojiEngine *engine, GError **error)
 
 int main(int argc, char **argv)
 {
+    moji_command_spin_briefly(argv);
     const GOptionEntry entries[] = {
         {"backend", 0, 0, G_OPTION_ARG_STRING, &backend_name, "auto, cpu or cuda (auto)", "NAME"},
         {"model", 0, 0, G_OPTION_ARG_FILENAME, &folder, "Model folder (the bundled one)", "DIR"},

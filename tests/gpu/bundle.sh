@@ -2,7 +2,8 @@
 # bundle.sh: all that a GPU machine without Debian's packages needs, in build/gpu.tar.xz: programs, the
 # CUDA backend, and the shared libraries that they were linked with (not NVIDIA's, which have to be there).
 #
-#     tests/gpu/bundle.sh          after make and make tests; then see measure.sh
+#     tests/gpu/bundle.sh               after make all tests build/bench/soak; then see measure.sh
+#     tests/gpu/bundle.sh --diffusers   with diffusers from PyPI too, where that machine lacks it
 set -eu
 cd "$(dirname "$0")/../.."
 BUILD=${BUILD:-build}
@@ -20,6 +21,11 @@ strip "$out/moji" "$out"/tests/* "$out"/bench/* -g
 ldd "$out/moji" "$out"/tests/* | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p' | sort -u |
     grep -v -E '/(libc|libm|libdl|libpthread|librt)\.so|/ld-linux|libcuda|libcublas|libcudnn' |
     while IFS= read -r library; do cp -L "$library" "$out/lib/"; done
+
+if [ "${1:-}" = --diffusers ]; then
+    python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 -d "$out/wheels" \
+        diffusers importlib_metadata
+fi
 
 tar -C "$BUILD" -cJf "$BUILD/gpu.tar.xz" gpu
 du -h "$BUILD/gpu.tar.xz"

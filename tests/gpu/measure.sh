@@ -62,8 +62,10 @@ upto() {
     most=$(left)
     [ "$most" -lt "$1" ] || most=$1
     shift
-    [ "$most" -gt 0 ] || return 124
-    timeout -k 5 "$most" "$@"
+    [ "$most" -gt 0 ] && timeout -k 5 "$most" "$@"
+    status=$?
+    [ "$most" -gt 0 ] && [ $status -ne 124 ] || echo "not done in the time there was"
+    return $status
 }
 ours() { # ours SECONDS PROGRAM...
     seconds=$1

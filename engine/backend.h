@@ -20,9 +20,8 @@ struct MojiBackend {
     const char *name; /* "cpu", "cuda" */
     char *note;       /* why "auto" took no faster one, a line for people; NULL if there is none */
     gboolean renews;  /* changed weights are renewed in place, so tapes stay prepared: weights.h */
-    gboolean keeps_norms;   /* moji_tape_norms works */
-    gboolean returns_early; /* run may return before it is done; read waits for it */
-    int pictures;           /* drawn at once: more are no faster */
+    gboolean keeps_norms; /* moji_tape_norms works */
+    int pictures;         /* drawn at once: more are no faster */
     int span; /* records that moji_tape_run runs between two looks at its cancellable */
     /* One line for people: processor, instruction set, library version. Owned by the backend. */
     const char *(*describe)(MojiBackend *b);
@@ -43,6 +42,11 @@ struct MojiBackend {
     void (*memory_free)(MojiBackend *b, void *memory);
     void (*write)(MojiBackend *b, void *memory, const void *host, gsize bytes);
     void (*read)(MojiBackend *b, const void *memory, void *host, gsize bytes);
+    /* A read in two halves, for a backend whose run returns before it is done: peek begins it,
+     * after what was run so far, and peeked waits for that alone, whatever was run since. One at a
+     * time. NULL where run returns when it is done. */
+    void (*peek)(MojiBackend *b, const void *memory, gsize bytes);
+    void (*peeked)(MojiBackend *b, void *host);
 
     /* The offsets in the tape are settled: a record's out overlaps none of its inputs, except that
      * where moji_op_in_place(op) it may be exactly in[0]'s memory (then of its size and type).

@@ -349,7 +349,7 @@ static gboolean report_memory(const Bench *b, MojiEngine *engine, GError **error
     if (!peak)
         return TRUE;
     MojiStage *stages[] = {moji_stage_text(b->model, b->type, 2, 1, FALSE),
-                           moji_stage_unet_card(b->model, b->type, b->o->batch, b->o->steps, side),
+                           moji_stage_step_card(b->model, b->type, b->o->batch, b->o->steps, side),
                            moji_stage_vae(b->model, b->type, 1, side, side)};
     gboolean done = moji_stage_forecast(stages, 3, b->backend, &f, error);
     double stated = (double)(f.weights + f.activations + f.working + f.libraries);

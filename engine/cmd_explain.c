@@ -63,7 +63,7 @@ static gboolean explain_drawing(const Options *o, const MojiModel *m, int side, 
                                 MojiBackend *b, GError **error)
 {
     MojiStage *stages[] = {stage_new(m, "text", type, side, 2),
-                           moji_stage_unet_card(m, type, MAX(o->batch, 1), m->card.steps, side),
+                           moji_stage_step_card(m, type, MAX(o->batch, 1), m->card.steps, side),
                            stage_new(m, "vae", type, side, 1)};
     gboolean done = print_memory(b, stages, 3, type, error);
     for (int i = 0; i < 3; i++)

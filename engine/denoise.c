@@ -1,5 +1,9 @@
 /* denoise.c: noise -> latents; see drawing.h.
  *
+ * The latents stay where the U-Net is: each step is one run of its stage, which gets a few dozen
+ * factors and the step's number. Where runs return before they are done, one is always under way
+ * while the host draws noise, previews or looks whether to stop.
+ *
  * The surprising rule: what is drawn from the generator comes in diffusers' order, also what is not
  * used: the picture's own latents, the noise, the latents of the picture with holes, then the
  * sampler's noise. */
@@ -9,14 +13,13 @@
 
 /* One of the pictures that are drawn at once. */
 typedef struct {
-    int image;            /* which of the drawing's */
-    MojiSampler *sampler; /* its state is of this picture's steps */
-    MojiRandom random;    /* of the picture's seed */
-    float *x;             /* [h,w,c]: its latents; the caller's */
+    int image;         /* which of the drawing's */
+    MojiRandom random; /* of the picture's seed */
+    float *x;          /* [h,w,c]: its latents where the host has them; the caller's */
     float *noise;
-    float *original;    /* latents of the picture that is redrawn, or NULL */
-    float *hidden;      /* the same with its holes in gray, for a model that fills them, or NULL */
-    float *input, *out; /* of one call of the U-Net */
+    float *fresh;    /* the sampler's noise of one step */
+    float *original; /* latents of the picture that is redrawn, or NULL */
+    float *hidden;   /* the same with its holes in gray, for a model that fills them, or NULL */
 } Picture;
 
 static gboolean dump_latents(const MojiDrawing *d, const Picture *p, const char *name,
@@ -92,129 +95,195 @@ static float *draw_latents(const MojiDrawing *d, Noise *n, const float *moments)
     return x;
 }
 
-/* ---- one call of the U-Net ---- */
+/* ---- to and from the stage ---- */
 
-/* What the U-Net gets of a picture: its latents or, to fill holes, latents, cells, latents of what
- * is not hidden. */
-static void put_sample(const MojiDrawing *d, const Picture *p, float *to)
+/* One plane of every picture; in the place of one that is not there, as the last of some may be,
+ * the first's. */
+static void write_plane(const MojiDrawing *d, const Picture *p, int n, MojiPlane plane)
 {
-    if (!p->hidden) {
-        memcpy(to, p->input, d->count * sizeof *to);
-        return;
-    }
-    for (gsize at = 0; at < (gsize)d->h * d->w; at++) {
-        memcpy(to, p->input + at * d->c, d->c * sizeof *to);
-        to[d->c] = d->cells[at];
-        memcpy(to + d->c + 1, p->hidden + at * d->c, d->c * sizeof *to);
-        to += 2 * d->c + 1;
+    const MojiStage *s = d->e->unet;
+    for (int k = 0; k < d->pictures; k++) {
+        const Picture *from = &p[k < n ? k : 0];
+        moji_tape_write_part(s->tape, s->in[MOJI_STEP_PLANES], (plane * d->pictures + k) * d->count,
+                             d->count, plane == MOJI_PLANE_X ? from->x : from->fresh);
     }
 }
 
-/* Guidance: from what is said without the prompt to what is said with it, and beyond. */
-static void put_together(const MojiDrawing *d, const float *without, const float *with, float *out)
+/* All pictures' latents, which lie one after another there as here. */
+static void read_latents(const MojiDrawing *d, Picture *p, int n)
 {
-    const float guidance = d->order->guidance;
-    if (!with)
-        memcpy(out, without, d->count * sizeof *out);
-    for (gsize i = 0; with && i < d->count; i++)
-        out[i] = without[i] + guidance * (with[i] - without[i]);
+    const MojiStage *s = d->e->unet;
+    moji_tape_read_part(s->tape, s->out, (gint64)MOJI_PLANE_X * d->pictures * d->count,
+                        n * d->count, p->x);
 }
 
-/* Asks for the U-Net's word on every picture's input: all of them without the prompt, then all with
- * it. In the place of a picture that is not there, as the last of some may be, the first is drawn
- * again. */
-static gboolean ask(MojiDrawing *d, const Picture *p, int n, int call, GError **error)
+/* What an inpainting model is given beside latents: cells, and latents of what is not hidden. */
+static void write_holes(const MojiDrawing *d, const Picture *p, int n)
 {
-    MojiStage *s = d->e->unet;
-    int samples = d->prompts * d->pictures;
-    gsize one = moji_tensor_count(s->in[0]) / samples;
-    g_autofree float *all = g_new(float, samples *one);
-    g_autofree gint32 *step = g_new(gint32, samples);
-    for (int i = 0; i < samples; i++) {
+    const MojiStage *s = d->e->unet;
+    gsize area = (gsize)d->h * d->w, samples = d->prompts * d->pictures;
+    g_autofree float *all = g_new(float, samples *area *(d->c + 1));
+    float *to = all;
+    for (gsize i = 0; i < samples; i++) {
         int k = i % d->pictures;
-        put_sample(d, &p[k < n ? k : 0], all + i * one);
-        step[i] = call;
+        const float *hidden = p[k < n ? k : 0].hidden;
+        for (gsize at = 0; at < area; at++, to += d->c + 1) {
+            to[0] = d->cells[at];
+            memcpy(to + 1, hidden + at * d->c, d->c * sizeof *to);
+        }
     }
-    moji_tape_write(s->tape, s->in[0], all);
-    moji_tape_write(s->tape, s->in[1], step);
-    return moji_tape_run(s->tape, d->cancel, error);
+    moji_tape_write(s->tape, s->in[MOJI_STEP_HOLES], all);
 }
 
-/* What it said, put together. */
-static gboolean hear(MojiDrawing *d, Picture *p, int n, GError **error)
+/* What all calls have in common. */
+static void write_steady(const MojiDrawing *d, const Picture *p, int n)
 {
-    MojiStage *s = d->e->unet;
-    int samples = d->prompts * d->pictures;
-    g_autofree float *all = g_new(float, samples * d->count);
-    moji_tape_read(s->tape, s->out, all);
-    if (!moji_drawing_finite(d, all, samples * d->count, "unet", error))
+    const MojiStage *s = d->e->unet;
+    const MojiSampler *sampler = d->order->sampler;
+    g_autofree float *timesteps = g_new0(float, s->in[MOJI_STEP_TIMESTEPS]->dim[0]);
+    for (int i = 0; i < moji_sampler_calls(sampler); i++)
+        timesteps[i] = moji_sampler_timestep(sampler, i);
+    moji_tape_write(s->tape, s->in[MOJI_STEP_TIMESTEPS], timesteps);
+    moji_tape_write(s->tape, s->in[MOJI_STEP_CONTEXT], d->context);
+    if (s->in[MOJI_STEP_HOLES])
+        write_holes(d, p, n);
+}
+
+/* ---- one step ---- */
+
+/* What the U-Net is given: the latents, scaled, for each prompt. */
+static void write_look(const MojiDrawing *d, int call)
+{
+    const MojiStage *s = d->e->unet;
+    float factors[2][MOJI_PLANES + 1] = {0};
+    for (int i = 0; i < d->prompts; i++) {
+        factors[i][MOJI_PLANE_X] = (float)moji_sampler_scale(d->order->sampler, call);
+        factors[i][MOJI_PLANES] = INFINITY;
+    }
+    moji_tape_write(s->tape, s->in[MOJI_STEP_LOOK], factors);
+}
+
+/* The sampler's sums, and in them guidance: from what is said without the prompt to what is said
+ * with it, and beyond. */
+static void write_take(const MojiDrawing *d, const MojiSamplerStep *step)
+{
+    const MojiStage *s = d->e->unet;
+    const int width = MOJI_PLANES + d->prompts + 1;
+    const double guidance = d->order->guidance;
+    float factors[MOJI_PLANES * (MOJI_PLANES + 3)], *f = factors;
+    for (int i = 0; i < MOJI_PLANES; i++, f += width) {
+        double said = step->to[i][MOJI_PLANE_OUTPUT];
+        for (int k = 0; k < MOJI_PLANES; k++)
+            f[k] = (float)step->to[i][k];
+        f[MOJI_PLANES] = (float)(d->prompts == 2 ? said * (1 - guidance) : said);
+        f[width - 2] = (float)(d->prompts == 2 ? said * guidance : said);
+        f[width - 1] = i == MOJI_PLANE_ESTIMATE ? (float)step->range : INFINITY;
+    }
+    moji_tape_write(s->tape, s->in[MOJI_STEP_TAKE], factors);
+}
+
+/* Asks for a step of all pictures. */
+static gboolean ask(MojiDrawing *d, Picture *p, int n, int call, int first, GError **error)
+{
+    const MojiStage *s = d->e->unet;
+    g_autofree gint32 *number = g_new(gint32, d->prompts * d->pictures);
+    MojiSamplerStep step;
+    moji_sampler_step(d->order->sampler, call, call - first, &step);
+    for (int i = 0; i < d->prompts * d->pictures; i++)
+        number[i] = call;
+    for (int k = 0; step.draws && k < n; k++)
+        draw(d, &p[k].random, p[k].fresh);
+    if (step.draws)
+        write_plane(d, p, n, MOJI_PLANE_NOISE);
+    moji_tape_write(s->tape, s->in[MOJI_STEP_NUMBER], number);
+    write_look(d, call);
+    write_take(d, &step);
+    if (!moji_tape_run(s->tape, d->cancel, error))
         return FALSE;
-    const float *with = d->prompts == 2 ? all + d->pictures * d->count : NULL;
-    for (int k = 0; k < n; k++)
-        put_together(d, all + k * d->count, with ? with + k * d->count : NULL, p[k].out);
+    d->e->times.unet_calls++;
     return TRUE;
 }
 
-/* ---- all of them ---- */
-
-/* The picture's own latents, as noisy as call `call` expects, where nothing is to be redrawn. */
+/* The picture's own latents, as noisy as call `call` expects it, where nothing is to be redrawn. */
 static void put_back(const MojiDrawing *d, Picture *p, int call)
 {
     g_autofree float *old = g_memdup2(p->original, d->count * sizeof *p->original);
-    moji_sampler_add_noise(p->sampler, call, p->noise, old, d->count);
+    moji_sampler_add_noise(d->order->sampler, call, p->noise, old, d->count);
     for (gsize i = 0; i < d->count; i++) {
         float cell = d->cells[i / d->c];
         p->x[i] = (1 - cell) * old[i] + cell * p->x[i];
     }
 }
 
-static void tell_step(const MojiDrawing *d, const MojiSampler *sampler, int done, int steps)
+/* What is done with latents on the host before call `call`, where anything is. */
+static gboolean handle(MojiDrawing *d, Picture *p, int n, int call, GError **error)
 {
-    MojiProgress p = {.phase = MOJI_PHASE_STEP, .step = done, .steps = steps};
-    if (d->progress && d->e->sketch)
-        p.preview = moji_sketch_draw(d->e->sketch, moji_sampler_estimate(sampler), d->h, d->w,
-                                     &p.preview_width, &p.preview_height);
-    moji_drawing_tell(d, p);
-}
-
-/* From what the U-Net said to the next latents. */
-static gboolean take_step(MojiDrawing *d, Picture *p, int call, GError **error)
-{
-    g_autofree char *name = g_strdup_printf("latents_%02d", call + 1);
-    moji_sampler_step(p->sampler, call, p->out, p->x, d->count, d->c, &p->random);
-    if (d->cells && p->original && !p->hidden)
-        put_back(d, p, call + 1);
-    return dump_latents(d, p, name, p->x, error);
-}
-
-/* Calls `first` and on, from x: the noise, or the picture under noise. */
-static gboolean take_steps(MojiDrawing *d, Picture *p, int n, int first, GError **error)
-{
-    const MojiSampler *s = p->sampler; /* the first picture's; all take the same steps */
-    int calls = moji_sampler_calls(s);
-    gboolean early = d->e->backend->returns_early; /* then there is time while the U-Net runs */
-    for (int i = first; i < calls; i++) {
-        double start = moji_drawing_now();
-        for (int k = 0; k < n; k++)
-            moji_sampler_input(p[k].sampler, i, p[k].x, p[k].input, d->count);
-        if (!ask(d, p, n, i, error))
-            return FALSE;
-        if (early && i > first)
-            tell_step(d, s, i - first, calls - first);
-        if (!hear(d, p, n, error))
-            return FALSE;
-        d->e->times.unet += moji_drawing_now() - start;
-        d->e->times.unet_calls++;
-        for (int k = 0; k < n; k++)
-            if (!take_step(d, &p[k], i, error))
-                return FALSE;
-        if (!early || i + 1 == calls)
-            tell_step(d, s, i + 1 - first, calls - first);
-    }
+    gboolean blends = d->cells && p->original && !p->hidden;
+    g_autofree char *name = g_strdup_printf("latents_%02d", call);
+    if (!blends && !d->e->dump)
+        return TRUE;
+    read_latents(d, p, n);
+    for (int k = 0; blends && k < n; k++)
+        put_back(d, &p[k], call);
+    if (blends)
+        write_plane(d, p, n, MOJI_PLANE_X);
     for (int k = 0; k < n; k++)
-        if (!moji_drawing_finite(d, p[k].x, d->count, "unet", error))
+        if (!dump_latents(d, &p[k], name, p[k].x, error))
             return FALSE;
     return TRUE;
+}
+
+/* ---- all of them ---- */
+
+/* Numbers of the first picture's estimate that are looked at after each step: all for a preview. */
+static gsize glance(const MojiDrawing *d)
+{
+    return d->progress && d->e->sketch ? d->count : 1;
+}
+
+static gboolean tell_step(MojiDrawing *d, const float *estimate, int done, int steps,
+                          GError **error)
+{
+    MojiProgress p = {.phase = MOJI_PHASE_STEP, .step = done, .steps = steps};
+    if (!moji_drawing_finite(d, estimate, glance(d), "unet", error))
+        return FALSE;
+    if (d->progress && d->e->sketch)
+        p.preview = moji_sketch_draw(d->e->sketch, estimate, d->h, d->w, &p.preview_width,
+                                     &p.preview_height);
+    moji_drawing_tell(d, p);
+    return TRUE;
+}
+
+/* Calls `first` and on. Where runs return early, a step is told of while the next is under way. */
+static gboolean take_steps(MojiDrawing *d, Picture *p, int n, int first, GError **error)
+{
+    const MojiStage *s = d->e->unet;
+    const int steps = moji_sampler_calls(d->order->sampler) - first;
+    gboolean early = d->e->backend->peek != NULL;
+    g_autofree float *estimate = g_new(float, d->count);
+    for (int i = 0; i < steps; i++) {
+        if (!ask(d, p, n, first + i, first, error))
+            return FALSE;
+        if (early && i > 0)
+            moji_tape_peeked(s->tape, estimate);
+        if (early)
+            moji_tape_peek(s->tape, s->out, 0, glance(d));
+        if (early && i > 0 && !tell_step(d, estimate, i, steps, error))
+            return FALSE;
+        if (!handle(d, p, n, first + i + 1, error))
+            return FALSE;
+        if (!early)
+            moji_tape_read_part(s->tape, s->out, 0, glance(d), estimate);
+        if (!early && !tell_step(d, estimate, i + 1, steps, error))
+            return FALSE;
+    }
+    if (early && steps > 0) {
+        moji_tape_peeked(s->tape, estimate);
+        if (!tell_step(d, estimate, steps, steps, error))
+            return FALSE;
+    }
+    read_latents(d, p, n);
+    return moji_drawing_finite(d, p->x, n * d->count, "unet", error);
 }
 
 /* Draws what a picture needs from its generator, in order, and sets it at its first call. */
@@ -233,52 +302,42 @@ static gboolean picture_start(MojiDrawing *d, Picture *p, int *first, GError **e
     if (!dump_latents(d, p, "noise", p->noise, error))
         return FALSE;
     memcpy(p->x, anew ? p->noise : p->original, d->count * sizeof *p->x);
-    *first = anew ? 0 : moji_sampler_first_call(p->sampler, d->order->strength);
+    *first = anew ? 0 : moji_sampler_first_call(d->order->sampler, d->order->strength);
     if (anew)
-        moji_sampler_start(p->sampler, p->x, d->count);
+        moji_sampler_start(d->order->sampler, p->x, d->count);
     else
-        moji_sampler_start_at(p->sampler, *first, p->noise, p->x, d->count);
+        moji_sampler_add_noise(d->order->sampler, *first, p->noise, p->x, d->count);
     return TRUE;
 }
 
 static void picture_clear(Picture *p)
 {
-    moji_sampler_free(p->sampler);
     g_free(p->noise);
+    g_free(p->fresh);
     g_free(p->original);
     g_free(p->hidden);
-    g_free(p->input);
-    g_free(p->out);
-}
-
-/* What all calls have in common. */
-static void write_steady(const MojiDrawing *d, const MojiSampler *sampler)
-{
-    const MojiStage *s = d->e->unet;
-    g_autofree float *timesteps = g_new0(float, s->in[2]->dim[0]);
-    for (int i = 0; i < moji_sampler_calls(sampler); i++)
-        timesteps[i] = moji_sampler_timestep(sampler, i);
-    moji_tape_write(s->tape, s->in[2], timesteps);
-    moji_tape_write(s->tape, s->in[3], d->context);
 }
 
 gboolean moji_drawing_denoise(MojiDrawing *d, int n, float *x, GError **error)
 {
     g_autofree Picture *p = g_new0(Picture, n);
+    double start = moji_drawing_now();
     gboolean ok = TRUE;
     int first = 0;
     for (int k = 0; k < n; k++)
         p[k] = (Picture){.image = d->image + k,
-                         .sampler = moji_order_sampler(d->order, d->e->model),
                          .x = x + k * d->count,
                          .noise = g_new(float, d->count),
-                         .input = g_new(float, d->count),
-                         .out = g_new(float, d->count)};
-    write_steady(d, p->sampler);
+                         .fresh = g_new(float, d->count)};
     for (int k = 0; ok && k < n; k++)
         ok = picture_start(d, &p[k], &first, error);
-    ok = ok && take_steps(d, p, n, first, error);
+    if (ok) {
+        write_steady(d, p, n);
+        write_plane(d, p, n, MOJI_PLANE_X);
+        ok = take_steps(d, p, n, first, error);
+    }
     for (int k = 0; k < n; k++)
         picture_clear(&p[k]);
+    d->e->times.unet += moji_drawing_now() - start;
     return ok;
 }

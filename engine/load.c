@@ -140,8 +140,8 @@ static gboolean merge_loras(MojiDrawing *d, MojiType type, GError **error)
 
 MojiStage *moji_drawing_unet(const MojiDrawing *d)
 {
-    return moji_stage_unet_batch(d->e->model, d->e->type, d->prompts, d->e->stage_chunks,
-                                 d->pictures, d->order->calls, d->h, d->w);
+    return moji_stage_step(d->e->model, d->e->type, d->prompts, d->e->stage_chunks, d->pictures,
+                           moji_sampler_calls(d->order->sampler), d->h, d->w);
 }
 
 static MojiStage *stage_new(const MojiDrawing *d, MojiStage *const *s)
@@ -165,7 +165,7 @@ gboolean moji_drawing_begin(MojiDrawing *d, MojiType type, GError **error)
     const MojiChunks *prompt = d->order->chunks[1];
     gboolean words = prompt->learnt || (d->prompts == 2 && d->order->chunks[0]->learnt);
     int chunks = prompt->count, wanted = moji_drawing_wanted(d);
-    int timesteps = moji_stage_timesteps(d->order->calls);
+    int timesteps = moji_stage_timesteps(moji_sampler_calls(d->order->sampler));
     if (e->stage_skip != d->order->clip_skip || e->stage_words != words)
         g_clear_pointer(&e->text, moji_stage_free);
     if (e->stage_chunks != chunks || e->stage_wanted != wanted || e->stage_timesteps != timesteps)

@@ -130,7 +130,6 @@ static gboolean choose_word(const char *setting, const char *asked, const char *
     return FALSE;
 }
 
-/* Spacing and sigmas are written down as the sampler settled them, the model's own or not. */
 static gboolean choose_sampler(MojiOrder *o, const MojiRequest *r, const char *name,
                                const MojiModel *m, GError **error)
 {
@@ -139,25 +138,8 @@ static gboolean choose_sampler(MojiOrder *o, const MojiRequest *r, const char *n
         return choose_word("spacing", r->spacing, moji_spacing_names(), error);
     if (r->sigmas && *r->sigmas && !moji_sigmas_from_name(r->sigmas, &c.sigmas))
         return choose_word("sigmas", r->sigmas, moji_sigmas_names(), error);
-    MojiSampler *s = moji_sampler_new(&c, name, o->steps, error);
-    if (!s)
-        return FALSE;
-    o->sampler = g_strdup(moji_sampler_name(s));
-    o->spacing = moji_sampler_spacing(s);
-    o->sigmas = moji_sampler_sigmas(s);
-    o->calls = moji_sampler_calls(s);
-    moji_sampler_free(s);
-    return TRUE;
-}
-
-MojiSampler *moji_order_sampler(const MojiOrder *o, const MojiModel *m)
-{
-    MojiSamplerConfig c = m->sampler;
-    c.spacing = o->spacing;
-    c.sigmas = o->sigmas;
-    MojiSampler *s = moji_sampler_new(&c, o->sampler, o->steps, NULL);
-    g_assert(s); /* it was made once, for the order */
-    return s;
+    o->sampler = moji_sampler_new(&c, name, o->steps, error);
+    return o->sampler != NULL;
 }
 
 static gboolean choose_noise(MojiOrder *o, const char *asked, GError **error)
@@ -471,7 +453,7 @@ void moji_order_free(MojiOrder *o)
     g_free(o->text);
     g_free(o->style);
     g_free(o->background);
-    g_free(o->sampler);
+    moji_sampler_free(o->sampler);
     g_free(o->note);
     g_ptr_array_unref(o->loras);
     g_string_free(o->warnings, TRUE);

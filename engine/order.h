@@ -3,6 +3,7 @@
 #pragma once
 #include "model.h"
 #include "prompt.h"
+#include "random.h"
 #include "request.h"
 #include "styles.h"
 
@@ -16,9 +17,7 @@ typedef struct {
     char *style, *background; /* words of the card; NULL: none */
     const char *frame;        /* the card's template, in the language of the background's word */
     char *background_words;   /* what fills that in; NULL: nothing, or the prompt says it */
-    char *sampler;
-    MojiSpacing spacing;
-    MojiSigmas sigmas;
+    MojiSampler *sampler;
     gboolean cuda;          /* a CUDA device's noise */
     int clip_skip;          /* 1: all of the text model */
     gint64 seed;            /* of the first picture; of all where amount is above 0 */
@@ -28,7 +27,6 @@ typedef struct {
     double strength;        /* of that */
     guint8 backdrop[3];     /* what its transparent parts are put on */
     int steps, size, count;
-    int calls; /* of the U-Net for the steps */
     double guidance;
     gboolean transparent;
     MojiInversions *inversions;
@@ -44,8 +42,6 @@ typedef struct {
 MojiOrder *moji_order_new(const MojiRequest *r, const MojiModel *m, GError **error);
 void moji_order_free(MojiOrder *o); /* NULL is fine */
 
-/* The order's sampler, at its start. Caller frees. */
-MojiSampler *moji_order_sampler(const MojiOrder *o, const MojiModel *m);
 /* The generator of picture `index`. */
 void moji_order_random(const MojiOrder *o, int index, MojiRandom *random);
 /* The same of the seed that picture `index` is turned to. */

@@ -22,7 +22,7 @@ typedef struct {
 gboolean moji_op_in_place(MojiOp op)
 {
     return op == MOJI_OP_SILU || op == MOJI_OP_GELU || op == MOJI_OP_QUICK_GELU ||
-           op == MOJI_OP_RELU || op == MOJI_OP_SCALE || op == MOJI_OP_ADD;
+           op == MOJI_OP_RELU || op == MOJI_OP_SCALE || op == MOJI_OP_ADD || op == MOJI_OP_MIX;
 }
 
 static MojiTensor *base_of(MojiTape *tape, guint id)
@@ -198,7 +198,7 @@ static MojiTensor *overwritten(MojiRecord *r, int i)
 {
     if (!moji_op_in_place(r->op))
         return NULL;
-    for (int k = 0; k < 2 && r->in[k]; k++) {
+    for (int k = 0; k < (r->op == MOJI_OP_ADD ? 2 : 1); k++) {
         MojiTensor *base = moji_tensor_base(r->in[k]);
         if (base->kind == MOJI_PARAMETER || base->output || base->kept || base->last != i ||
             base->type != r->out->type || !same_shape(r->in[k], r->out))

@@ -116,9 +116,11 @@ char *moji_order_recipe(const MojiOrder *o, const MojiModel *m, const char *weig
     }
     json_object_set_int_member(r, "steps", o->steps);
     json_object_set_double_member(r, "guidance", o->guidance);
-    put(r, "sampler", o->sampler);
-    put(r, "spacing", moji_spacing_names()[o->spacing - MOJI_SPACING_LEADING]);
-    put(r, "sigmas", moji_sigmas_names()[o->sigmas - MOJI_SIGMAS_PLAIN]);
+    /* as the sampler settled them, the model's own or not */
+    put(r, "sampler", moji_sampler_name(o->sampler));
+    put(r, "spacing",
+        moji_spacing_names()[moji_sampler_spacing(o->sampler) - MOJI_SPACING_LEADING]);
+    put(r, "sigmas", moji_sigmas_names()[moji_sampler_sigmas(o->sampler) - MOJI_SIGMAS_PLAIN]);
     put(r, "rng", o->cuda ? "cuda" : "cpu");
     json_object_set_int_member(r, "clip_skip", o->clip_skip);
     json_object_set_int_member(r, "size", o->size);

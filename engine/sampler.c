@@ -201,38 +201,14 @@ MojiSampler *moji_sampler_new(const MojiSamplerConfig *config, const char *name,
     return NULL;
 }
 
-static void free_buffers(MojiSampler *s)
-{
-    for (int i = 0; i < MOJI_SAMPLER_HISTORY; i++)
-        g_clear_pointer(&s->history[i], g_free);
-    g_clear_pointer(&s->held, g_free);
-    g_clear_pointer(&s->estimate, g_free);
-    g_clear_pointer(&s->work, g_free);
-}
-
 void moji_sampler_free(MojiSampler *s)
 {
     if (!s)
         return;
-    free_buffers(s);
     g_free(s->timesteps);
     g_free(s->sigmas);
     g_free(s->alphas);
     g_free(s);
-}
-
-static void need_buffers(MojiSampler *s, gsize count)
-{
-    if (s->count == count && s->estimate)
-        return;
-    g_assert(s->done == 0); /* the latents changed size under way */
-    free_buffers(s);
-    s->count = count;
-    for (int i = 0; i < MOJI_SAMPLER_HISTORY; i++)
-        s->history[i] = g_new0(float, count);
-    s->held = g_new0(float, count);
-    s->estimate = g_new0(float, count);
-    s->work = g_new0(float, count);
 }
 
 /* ---- before the steps ---- */
@@ -273,18 +249,17 @@ float moji_sampler_initial_sigma(const MojiSampler *s)
     return s->config.spacing == MOJI_SPACING_LEADING ? sqrtf(most * most + 1.0f) : most;
 }
 
-void moji_sampler_start(MojiSampler *s, float *x, gsize count)
+void moji_sampler_start(const MojiSampler *s, float *x, gsize count)
 {
     float sigma = moji_sampler_initial_sigma(s);
-    s->done = 0;
     for (gsize i = 0; i < count; i++)
         x[i] *= sigma;
 }
 
-void moji_sampler_split(float ratio, float *alpha, float *sigma)
+MojiNoise moji_sampler_split(double ratio)
 {
-    *alpha = 1.0f / sqrtf(ratio * ratio + 1.0f);
-    *sigma = ratio * *alpha;
+    double alpha = 1 / sqrt(ratio * ratio + 1);
+    return (MojiNoise){alpha, ratio * alpha};
 }
 
 int moji_sampler_first_call(const MojiSampler *s, double strength)
@@ -298,74 +273,56 @@ void moji_sampler_add_noise(const MojiSampler *s, int call, const float *noise, 
                             gsize count)
 {
     g_assert(call >= 0 && call <= s->calls);
-    float keep = 1, add = 0;
+    MojiNoise level = {1, 0};
     if (call == s->calls)
         return;
     if (s->method->form == MOJI_FORM_ALPHA) {
-        float a = s->alphas[(int)s->timesteps[call]];
-        keep = sqrtf(a);
-        add = sqrtf(1.0f - a);
+        double a = s->alphas[(int)s->timesteps[call]];
+        level = (MojiNoise){sqrt(a), sqrt(1 - a)};
     } else if (s->method->form == MOJI_FORM_SIGMA) {
-        add = s->sigmas[call];
+        level.sigma = s->sigmas[call];
     } else {
-        moji_sampler_split(s->sigmas[call], &keep, &add);
+        level = moji_sampler_split(s->sigmas[call]);
     }
     for (gsize i = 0; i < count; i++)
-        x[i] = keep * x[i] + noise[i] * add;
+        x[i] = (float)(level.alpha * x[i] + level.sigma * noise[i]);
 }
 
-void moji_sampler_start_at(MojiSampler *s, int call, const float *noise, float *x, gsize count)
-{
-    g_assert(call < s->calls && call % s->method->evaluations == 0);
-    s->done = 0;
-    moji_sampler_add_noise(s, call, noise, x, count);
-}
-
-void moji_sampler_input(MojiSampler *s, int call, const float *x, float *input, gsize count)
+double moji_sampler_scale(const MojiSampler *s, int call)
 {
     g_assert(call >= 0 && call < s->calls);
-    float divisor = 1;
-    if (s->method->form == MOJI_FORM_SIGMA) {
-        float sigma = moji_sampler_sigma(s, call);
-        divisor = sqrtf(sigma * sigma + 1.0f);
-    }
-    for (gsize i = 0; i < count; i++)
-        input[i] = x[i] / divisor;
+    gboolean sigma = s->method->form == MOJI_FORM_SIGMA;
+    return sigma ? moji_sampler_split(moji_sampler_sigma(s, call)).alpha : 1;
 }
 
 /* ---- the steps ---- */
 
-float *moji_sampler_push(MojiSampler *s)
+void moji_sampler_add(double to[MOJI_TERMS], double factor, const double terms[MOJI_TERMS])
 {
-    float *oldest = s->history[MOJI_SAMPLER_HISTORY - 1];
-    memmove(s->history + 1, s->history, (MOJI_SAMPLER_HISTORY - 1) * sizeof *s->history);
-    return s->history[0] = oldest;
+    for (int k = 0; k < MOJI_TERMS; k++)
+        to[k] += factor * terms[k];
 }
 
-void moji_sampler_draw_noise(MojiSampler *s)
+void moji_sampler_predict(const MojiSampler *s, MojiNoise here, MojiSamplerStep *step)
 {
-    g_assert(s->channels > 0 && s->count % s->channels == 0);
-    gsize pixels = s->count / s->channels;
-    g_autofree float *drawn = g_new(float, s->count);
-    moji_random_normal(s->random, drawn, s->count);
-    for (gsize p = 0; p < pixels; p++)
-        for (int c = 0; c < s->channels; c++)
-            s->work[p * s->channels + c] = drawn[c * pixels + p];
+    double *x0 = step->to[MOJI_PLANE_ESTIMATE];
+    double scale =
+        s->method->form == MOJI_FORM_SIGMA ? here.alpha : 1; /* the planes hold x / alpha */
+    gboolean v = s->config.v_prediction;
+    x0[MOJI_PLANE_X] = scale * (v ? here.alpha : 1 / here.alpha);
+    x0[MOJI_PLANE_OUTPUT] = -here.sigma * (v ? 1 : 1 / here.alpha);
 }
 
-void moji_sampler_step(MojiSampler *s, int call, const float *output, float *x, gsize count,
-                       int channels, MojiRandom *random)
+void moji_sampler_push(MojiSamplerStep *step, MojiPlane newest)
 {
-    g_assert(call >= 0 && call < s->calls);
-    need_buffers(s, count);
-    s->channels = channels;
-    s->random = random;
-    s->method->step(s, call, output, x);
-    s->done++;
+    step->to[MOJI_PLANE_PAST][newest] = 1;
+    for (int i = 1; i < MOJI_SAMPLER_PAST; i++)
+        step->to[MOJI_PLANE_PAST + i][MOJI_PLANE_PAST + i - 1] = 1;
 }
 
-const float *moji_sampler_estimate(const MojiSampler *s)
+void moji_sampler_step(const MojiSampler *s, int call, int done, MojiSamplerStep *step)
 {
-    g_assert(s->done > 0);
-    return s->estimate;
+    g_assert(call >= 0 && call < s->calls && done >= 0 && done <= call);
+    *step = (MojiSamplerStep){.range = INFINITY};
+    s->method->step(s, call, done, step);
 }

@@ -1,12 +1,14 @@
-/* sampler.h: the steps from noise to latents, as pure functions on host arrays.
+/* sampler.h: the steps from noise to latents, as arithmetic for whoever holds the latents.
  *
  *     MojiSampler *s = moji_sampler_new(&config, "ddim", 20, &error);
  *     moji_sampler_start(s, x, count);                       // noise *= initial sigma
  *     for (int i = 0; i < moji_sampler_calls(s); i++) {
- *         moji_sampler_input(s, i, x, input, count);         // what the UNet is given
+ *         input = moji_sampler_scale(s, i) * x;              // what the UNet is given
  *         unet(input, moji_sampler_timestep(s, i), output);
- *         moji_sampler_step(s, i, output, x, count, &random); // x <- next x
+ *         moji_sampler_step(s, i, i, &step);                 // next x = sums of planes, see below
  *     }
+ *
+ * A sampler has no state: what it keeps from call to call is in the planes.
  *
  * Names, and the classes of diffusers whose numerics each follows, in fp32, as made by
  * Scheduler.from_config(pipe.scheduler.config):
@@ -30,7 +32,6 @@
  * heun and dpm++sde heed rescale_betas_zero_snr, which diffusers' classes of them do not know. */
 #pragma once
 #include "error.h"
-#include "random.h"
 
 /* diffusers' scheduler_config.json. A field the file lacks is MOJI_SPACING_UNSET, 0 for a beta, or
  * MOJI_ABSENT where marked; sampler.c knows which default each class has for it. */
@@ -95,7 +96,7 @@ MojiSigmas moji_sampler_sigmas(const MojiSampler *s);   /* never unset */
 int moji_sampler_calls(const MojiSampler *s);
 float moji_sampler_timestep(const MojiSampler *s, int call); /* may be fractional (Euler) */
 float moji_sampler_initial_sigma(const MojiSampler *s);
-void moji_sampler_start(MojiSampler *s, float *x, gsize count);
+void moji_sampler_start(const MojiSampler *s, float *x, gsize count);
 /* To draw from a picture's latents: the loop begins at this call instead of 0, as in diffusers'
  * img2img. strength 0 to 1 is the share of the steps that are taken, rounded down;
  * moji_sampler_calls if that leaves none. At 1 all are, and the picture still shows through as far
@@ -106,14 +107,31 @@ int moji_sampler_first_call(const MojiSampler *s, double strength);
  * picture wants it at the call that follows. */
 void moji_sampler_add_noise(const MojiSampler *s, int call, const float *noise, float *x,
                             gsize count);
-/* Instead of start, to begin with call `call`, a step's first: adds noise as above. */
-void moji_sampler_start_at(MojiSampler *s, int call, const float *noise, float *x, gsize count);
-void moji_sampler_input(MojiSampler *s, int call, const float *x, float *input, gsize count);
-/* random: the generator that made the initial noise; used by "euler-a", "dpm++2m-sde", "dpm++sde",
- * "lcm" and "tcd" only. The noise is drawn in torch's NCHW order: shape is [1,C,h,w] of x, which is
- * NHWC; channels tells C. */
-void moji_sampler_step(MojiSampler *s, int call, const float *output, float *x, gsize count,
-                       int channels, MojiRandom *random);
-/* The sampler's current estimate of the finished latents, for previews; valid after a step and
- * until the next, owned by the sampler. */
-const float *moji_sampler_estimate(const MojiSampler *s);
+/* The UNet is given x times this. */
+double moji_sampler_scale(const MojiSampler *s, int call);
+
+/* Latents, and what a sampler keeps of earlier calls, are planes of as many numbers. */
+enum { MOJI_SAMPLER_PAST = 3 };
+typedef enum {
+    MOJI_PLANE_ESTIMATE, /* of the finished latents, also for previews */
+    MOJI_PLANE_X,        /* the latents */
+    MOJI_PLANE_HELD,     /* latents that a later call goes back to */
+    MOJI_PLANE_PAST,     /* three, newest first, each sampler's own */
+    MOJI_PLANE_NOISE = MOJI_PLANE_PAST + MOJI_SAMPLER_PAST, /* fresh, written before the step */
+    MOJI_PLANES,                                            /* so many are kept */
+    MOJI_PLANE_OUTPUT = MOJI_PLANES,                        /* what the UNet says */
+    MOJI_TERMS,
+} MojiPlane;
+
+/* Every sampler's step is linear: each number of a plane becomes a sum of the numbers at its place
+ * in all planes. The estimate comes first; the other sums have the new one. */
+typedef struct {
+    double to[MOJI_PLANES][MOJI_TERMS]; /* factors: of the second plane, in what the first becomes.
+                                           A plane whose factor is 0 may hold anything */
+    double range;                       /* the estimate is clipped to +-range; INFINITY: not */
+    gboolean draws; /* MOJI_PLANE_NOISE must have been drawn, from the generator that made the
+                       initial noise, in torch's NCHW order; without, it is not used */
+} MojiSamplerStep;
+
+/* done: how many calls came before, since start or, from a picture, since its first. */
+void moji_sampler_step(const MojiSampler *s, int call, int done, MojiSamplerStep *step);

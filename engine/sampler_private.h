@@ -7,16 +7,16 @@
  *     sampler_lambda.c    multistep in log(alpha / sigma): DPM++ 2M, DPM++ 2M SDE, UniPC
  *     sampler.c           the table of samplers; making, starting, stepping
  *
- * The surprising rule: everything that touches the latents is single precision, in the order of the
- * reference, and everything that places the timesteps is double precision, as numpy's; mixing the
- * two moves timesteps by one and pictures with them.
+ * The surprising rule: no file here sees latents. A step is a table of factors (sampler.h), written
+ * in double precision as the papers write it; whoever holds the latents applies it. Timesteps and
+ * sigmas are rounded where the reference rounds them: otherwise they, and pictures with them, move.
  *
  * Letters: a is the cumulative product of (1 - beta), "alpha bar", at one timestep; sigma is
  * sqrt((1 - a) / a); e is predicted noise, v predicted velocity, x0 the finished latents. */
 #pragma once
 #include "sampler.h"
 
-enum { MOJI_SAMPLER_HISTORY = 4, MOJI_SAMPLER_DISTILLED_STEPS = 50 };
+enum { MOJI_SAMPLER_DISTILLED_STEPS = 50 };
 
 /* What a sampler's latents are, and so what is known of each of its calls. */
 typedef enum {
@@ -32,7 +32,7 @@ typedef struct {
     int evaluations;     /* of the UNet a step, but for the last, which takes one */
     gboolean stochastic; /* the form of its class that draws noise (dpm++2m-sde) */
     void (*place)(MojiSampler *s);
-    void (*step)(MojiSampler *s, int call, const float *output, float *x);
+    void (*step)(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
     /* What its class takes for a member that the file lacks. */
     MojiSpacing spacing;
     gboolean set_alpha_to_one, clip_sample;
@@ -48,17 +48,6 @@ struct MojiSampler {
     float *sigmas;    /* calls + 1, the last 0; NULL in MOJI_FORM_ALPHA */
     float *alphas;    /* train_steps */
     float final_alpha;
-    int done; /* calls since start: what the multistep forms go by */
-
-    gsize count; /* elements in each of the following, allocated by the first step */
-    float *history[MOJI_SAMPLER_HISTORY]; /* newest first: PNDM's noise, others' x0 */
-    float *held;                          /* the latents that a later call goes back to */
-    float *estimate;
-    float *work; /* the step's fresh noise, or PNDM's combined prediction */
-    int order;   /* UniPC: of the step before */
-
-    int channels; /* of the step at hand, as is the generator */
-    MojiRandom *random;
 };
 
 /* sampler_config.c */
@@ -74,23 +63,30 @@ void moji_sampler_place_sigma(MojiSampler *s);     /* one evaluation a step, or 
 void moji_sampler_place_middle(MojiSampler *s);    /* the second half way down in log sigma */
 void moji_sampler_place_lambda(MojiSampler *s);
 
-/* The steps. */
-void moji_sampler_step_pndm(MojiSampler *s, int call, const float *output, float *x);
-void moji_sampler_step_ddim(MojiSampler *s, int call, const float *output, float *x);
-void moji_sampler_step_lcm(MojiSampler *s, int call, const float *output, float *x);
-void moji_sampler_step_tcd(MojiSampler *s, int call, const float *output, float *x);
-void moji_sampler_step_euler(MojiSampler *s, int call, const float *output, float *x);
-void moji_sampler_step_euler_a(MojiSampler *s, int call, const float *output, float *x);
-void moji_sampler_step_heun(MojiSampler *s, int call, const float *output, float *x);
-void moji_sampler_step_dpm_sde(MojiSampler *s, int call, const float *output, float *x);
-void moji_sampler_step_dpm_2m(MojiSampler *s, int call, const float *output, float *x);
-void moji_sampler_step_unipc(MojiSampler *s, int call, const float *output, float *x);
+/* How much of a picture and of noise is in latents. */
+typedef struct {
+    double alpha, sigma;
+} MojiNoise;
+
+/* The steps: step is all zero and without a range before. */
+void moji_sampler_step_pndm(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
+void moji_sampler_step_ddim(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
+void moji_sampler_step_lcm(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
+void moji_sampler_step_tcd(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
+void moji_sampler_step_euler(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
+void moji_sampler_step_euler_a(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
+void moji_sampler_step_heun(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
+void moji_sampler_step_dpm_sde(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
+void moji_sampler_step_dpm_2m(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
+void moji_sampler_step_unipc(const MojiSampler *s, int call, int done, MojiSamplerStep *step);
 
 /* The sigma that a call's latents have: between two table entries for DPM++ SDE's second. */
-float moji_sampler_sigma(const MojiSampler *s, int call);
-/* A sigma as a pair: x = alpha x0 + sigma noise with alpha^2 + sigma^2 = 1. */
-void moji_sampler_split(float ratio, float *alpha, float *sigma);
-/* Makes room at the front of the history; the oldest is forgotten. */
-float *moji_sampler_push(MojiSampler *s);
-/* Fills s->work with noise, drawn in torch's order [C, h w], in the latents' order [h w, C]. */
-void moji_sampler_draw_noise(MojiSampler *s);
+double moji_sampler_sigma(const MojiSampler *s, int call);
+/* A sigma over x / alpha as a pair with alpha^2 + sigma^2 = 1. */
+MojiNoise moji_sampler_split(double ratio);
+/* The estimate by what the U-Net says of latents (of an alpha^2 + sigma^2 = 1). */
+void moji_sampler_predict(const MojiSampler *s, MojiNoise here, MojiSamplerStep *step);
+/* This plane is the newest past; the oldest is forgotten. */
+void moji_sampler_push(MojiSamplerStep *step, MojiPlane newest);
+/* to += factor * terms */
+void moji_sampler_add(double to[MOJI_TERMS], double factor, const double terms[MOJI_TERMS]);

@@ -56,27 +56,47 @@ int moji_stage_timesteps(int calls)
     return 1 << g_bit_storage(calls - 1);
 }
 
-MojiStage *moji_stage_unet_batch(const MojiModel *m, MojiType type, int prompts, int chunks,
-                                 int pictures, int calls, int h, int w)
+MojiStage *moji_stage_step(const MojiModel *m, MojiType type, int prompts, int chunks, int pictures,
+                           int calls, int h, int w)
 {
     MojiStage *s = stage_new("unet", type, m->unet_weights);
-    const gint64 sample[] = {prompts * pictures, h, w, m->unet.in_channels};
+    const gint64 batch = prompts * pictures, c = m->vae.latent_channels;
+    const gint64 planes[] = {MOJI_PLANES, pictures, h * w * c},
+                 said[] = {prompts, pictures, h * w * c};
+    const gint64 sample[] = {batch, h, w, c}, holes[] = {batch, h, w, m->unet.in_channels - c};
+    const gint64 look[] = {prompts, MOJI_PLANES + 1}, number[] = {batch, 1};
+    const gint64 take[] = {MOJI_PLANES, MOJI_PLANES + prompts + 1};
+    const gint64 timesteps[] = {moji_stage_timesteps(calls)};
     const gint64 context[] = {prompts, chunks * moji_stage_tokens(m), m->unet.cross_attention_dim};
-    const gint64 step[] = {prompts * pictures, 1}, timesteps[] = {moji_stage_timesteps(calls)};
-    s->in[0] = moji_input(s->tape, "sample", MOJI_F32, 4, sample);
-    s->in[1] = moji_input(s->tape, "step", MOJI_I32, 2, step);
-    s->in[2] = moji_steady(s->tape, moji_input(s->tape, "timesteps", MOJI_F32, 1, timesteps));
-    s->in[3] = moji_steady(s->tape, moji_input(s->tape, "context", MOJI_F32, 3, context));
-    return stage_end(s, moji_unet(s->tape, &m->unet, s->in[0], s->in[2], s->in[1], s->in[3]));
+    MojiTape *t = s->tape;
+    MojiTensor **in = s->in;
+    in[MOJI_STEP_PLANES] = moji_input(t, "planes", MOJI_F32, 3, planes);
+    in[MOJI_STEP_LOOK] = moji_input(t, "look", MOJI_F32, 2, look);
+    in[MOJI_STEP_TAKE] = moji_input(t, "take", MOJI_F32, 2, take);
+    in[MOJI_STEP_NUMBER] = moji_input(t, "number", MOJI_I32, 2, number);
+    in[MOJI_STEP_TIMESTEPS] = moji_steady(t, moji_input(t, "timesteps", MOJI_F32, 1, timesteps));
+    in[MOJI_STEP_CONTEXT] = moji_steady(t, moji_input(t, "context", MOJI_F32, 3, context));
+    MojiTensor *x = moji_mix(t, in[MOJI_STEP_PLANES], NULL, in[MOJI_STEP_LOOK]);
+    x = moji_reshape(t, x, 4, sample);
+    if (holes[3] > 0) {
+        in[MOJI_STEP_HOLES] = moji_steady(t, moji_input(t, "holes", MOJI_F32, 4, holes));
+        x = moji_concat(t, x, in[MOJI_STEP_HOLES]);
+    }
+    x = moji_unet(t, &m->unet, x, in[MOJI_STEP_TIMESTEPS], in[MOJI_STEP_NUMBER],
+                  in[MOJI_STEP_CONTEXT]);
+    x = moji_reshape(t, x, 3, said);
+    stage_end(s, moji_mix(t, in[MOJI_STEP_PLANES], x, in[MOJI_STEP_TAKE]));
+    g_assert(s->out->offset == in[MOJI_STEP_PLANES]->offset);
+    return s;
 }
 
-MojiStage *moji_stage_unet_card(const MojiModel *m, MojiType type, int pictures, int steps,
+MojiStage *moji_stage_step_card(const MojiModel *m, MojiType type, int pictures, int steps,
                                 int side)
 {
     MojiSampler *sampler = moji_sampler_new(&m->sampler, m->card.sampler, steps, NULL);
     int calls = sampler ? moji_sampler_calls(sampler) : steps;
     moji_sampler_free(sampler);
-    return moji_stage_unet_batch(m, type, 2, 1, pictures, calls, side, side);
+    return moji_stage_step(m, type, 2, 1, pictures, calls, side, side);
 }
 
 MojiStage *moji_stage_vae(const MojiModel *m, MojiType type, int batch, int h, int w)

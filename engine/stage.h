@@ -14,10 +14,10 @@
 #include "model.h"
 
 typedef struct {
-    MojiTape *tape; /* planned */
-    MojiTensor *in[4], *out;
-    MojiWeights *weights; /* the model's; NULL if it was opened without */
-    const char *name;     /* "text", "unet", "vae" or "encode" */
+    MojiTape *tape;          /* planned */
+    MojiTensor *in[7], *out; /* NULL where there are fewer */
+    MojiWeights *weights;    /* the model's; NULL if it was opened without */
+    const char *name;        /* "text", "unet", "vae" or "encode" */
     gboolean prepared;
 } MojiStage;
 
@@ -28,17 +28,28 @@ MojiStage *moji_stage_text(const MojiModel *m, MojiType type, int batch, int cli
 /* latents f32 [B,h,w,c], timestep f32 [B], context f32 [B,n,C] -> f32 [B,h,w,c]. All but the
  * latents are steady (tape.h). */
 MojiStage *moji_stage_unet(const MojiModel *m, MojiType type, int batch, int h, int w);
-/* What a drawing calls so many times: `pictures` samples of each of the prompts, which have so many
- * chunks, at one of S timesteps: latents [prompts*pictures,h,w,c], step i32 [prompts*pictures,1],
- * and, steady, so that they are written once: timesteps [S], context [prompts,chunks*n,C]. */
-MojiStage *moji_stage_unet_batch(const MojiModel *m, MojiType type, int prompts, int chunks,
-                                 int pictures, int calls, int h, int w);
+/* A drawing's step, all of it: what the U-Net is given, the U-Net, guidance and the sampler's sums.
+ * P pictures of each of G prompts (2: with guidance), which have so many chunks. The planes
+ * (sampler.h) are the inputs that stay: a run makes new ones of them in their place, which out is.
+ * The factors of moji_mix say how, call by call; S timesteps are enough for so many calls. */
+enum {
+    MOJI_STEP_PLANES,    /* f32 [MOJI_PLANES,P,h*w*c] */
+    MOJI_STEP_LOOK,      /* f32 [G,MOJI_PLANES+1]: factors of what the U-Net is given */
+    MOJI_STEP_TAKE,      /* f32 [MOJI_PLANES,MOJI_PLANES+G+1]: of the planes and what it says */
+    MOJI_STEP_NUMBER,    /* i32 [G*P,1]: which timestep; the same for all */
+    MOJI_STEP_TIMESTEPS, /* f32 [S]; steady, as all that follow */
+    MOJI_STEP_CONTEXT,   /* f32 [G,chunks*n,C] */
+    MOJI_STEP_HOLES,     /* f32 [G*P,h,w,..]: what else an inpainting U-Net is given; else NULL */
+    MOJI_STAGE_INPUTS,
+};
+MojiStage *moji_stage_step(const MojiModel *m, MojiType type, int prompts, int chunks, int pictures,
+                           int calls, int h, int w);
 /* S for so many calls: the next power of two, so that few numbers of steps need another stage, and
  * one step no more than one. */
 int moji_stage_timesteps(int calls);
 /* The same for pictures as the model's card has them: with guidance, of one chunk, square, by its
  * sampler. */
-MojiStage *moji_stage_unet_card(const MojiModel *m, MojiType type, int pictures, int steps,
+MojiStage *moji_stage_step_card(const MojiModel *m, MojiType type, int pictures, int steps,
                                 int side);
 /* latents f32 [B,h,w,c] -> f32 [B,f*h,f*w,3]; vae.h tells what to do before and after, here and in
  * the next. */

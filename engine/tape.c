@@ -41,7 +41,7 @@ const char *moji_op_name(MojiOp op)
     static const char *const names[MOJI_OP_COUNT] = {
         "conv2d", "linear",     "group_norm", "layer_norm", "attention", "silu",
         "gelu",   "quick_gelu", "relu",       "geglu",      "add",       "scale",
-        "concat", "upsample",   "embed",      "sinusoid",   "cast",
+        "concat", "upsample",   "embed",      "sinusoid",   "cast",      "mix",
     };
     g_assert((guint)op < MOJI_OP_COUNT);
     return names[op];
@@ -516,6 +516,18 @@ MojiTensor *moji_cast(MojiTape *tape, MojiTensor *x, MojiType type)
                                .out = activation(tape, type, x->rank, x->dim)});
 }
 
+MojiTensor *moji_mix(MojiTape *tape, MojiTensor *a, MojiTensor *b, MojiTensor *factors)
+{
+    CHECK_SHAPES(a->type == MOJI_F32 && factors->type == MOJI_F32, tape, a, factors);
+    CHECK_SHAPES(factors->rank == 2 && factors->dim[0] <= MOJI_MIX_ROWS, tape, a, factors);
+    CHECK_SHAPES(factors->dim[1] == a->dim[0] + (b ? b->dim[0] : 0) + 1, tape, a, factors);
+    MojiTensor *out = activation_like(tape, a);
+    out->dim[0] = b ? b->dim[0] : 1;
+    CHECK_SHAPES(!b || (b->type == MOJI_F32 && same_shape(b, out)), tape, a, b);
+    out->dim[0] = factors->dim[0];
+    return append(tape, NULL, (MojiRecord){.op = MOJI_OP_MIX, .in = {a, factors, b}, .out = out});
+}
+
 /* ---- preparing ---- */
 
 /* Files store a 1x1 convolution as [O,C,1,1] or as a linear layer's [O,C]; either serves as both.
@@ -605,21 +617,51 @@ gboolean moji_tape_prepare(MojiTape *tape, MojiBackend *backend, MojiWeights *we
 
 /* ---- running ---- */
 
-void moji_tape_write(MojiTape *tape, MojiTensor *input, const void *host)
+void moji_tape_write_part(MojiTape *tape, MojiTensor *input, gint64 at, gint64 count,
+                          const void *host)
 {
+    gsize size = moji_type_bytes(input->type);
     g_assert(tape->block && input->kind == MOJI_INPUT);
-    tape->backend->write(tape->backend, (char *)tape->block + input->offset, host,
-                         moji_tensor_bytes(input));
+    g_assert(at >= 0 && count >= 0 && at + count <= moji_tensor_count(input));
+    tape->backend->write(tape->backend, (char *)tape->block + input->offset + at * size, host,
+                         count * size);
     if (input->steady)
         tape->ready = FALSE;
 }
 
+/* Where it is in the backend's memory. Anything but outputs may have been overwritten by now. */
+static const void *part_of(MojiTape *tape, const MojiTensor *output, gint64 at, gint64 count)
+{
+    g_assert(tape->block && output->output);
+    g_assert(at >= 0 && count >= 0 && at + count <= moji_tensor_count(output));
+    return (char *)tape->block + output->offset + at * moji_type_bytes(output->type);
+}
+
+void moji_tape_read_part(MojiTape *tape, MojiTensor *output, gint64 at, gint64 count, void *host)
+{
+    tape->backend->read(tape->backend, part_of(tape, output, at, count), host,
+                        count * moji_type_bytes(output->type));
+}
+
+void moji_tape_peek(MojiTape *tape, MojiTensor *output, gint64 at, gint64 count)
+{
+    tape->backend->peek(tape->backend, part_of(tape, output, at, count),
+                        count * moji_type_bytes(output->type));
+}
+
+void moji_tape_peeked(MojiTape *tape, void *host)
+{
+    tape->backend->peeked(tape->backend, host);
+}
+
+void moji_tape_write(MojiTape *tape, MojiTensor *input, const void *host)
+{
+    moji_tape_write_part(tape, input, 0, moji_tensor_count(input), host);
+}
+
 void moji_tape_read(MojiTape *tape, MojiTensor *output, void *host)
 {
-    /* anything else may have been overwritten by now */
-    g_assert(tape->block && output->output);
-    tape->backend->read(tape->backend, (char *)tape->block + output->offset, host,
-                        moji_tensor_bytes(output));
+    moji_tape_read_part(tape, output, 0, moji_tensor_count(output), host);
 }
 
 static gboolean run_records(MojiTape *tape, int first, int end, GCancellable *cancellable,

@@ -86,6 +86,7 @@ typedef enum {
     MOJI_OP_EMBED,      /* table [V,C], ids i32 [B,n] -> [B,n,C] */
     MOJI_OP_SINUSOID,   /* t f32 [B] -> f32 [B,C]: timestep embedding, cosines first if flip */
     MOJI_OP_CAST,       /* f32 <-> bf16, f16 */
+    MOJI_OP_MIX,        /* a f32 [A,...], factors f32 [R,A+B+1], b f32 [B,...]? -> f32 [R,...] */
     MOJI_OP_COUNT
 } MojiOp;
 const char *moji_op_name(MojiOp op); /* "conv2d", ... */
@@ -182,6 +183,11 @@ MojiTensor *moji_concat(MojiTape *tape, MojiTensor *a, MojiTensor *b);
 MojiTensor *moji_upsample(MojiTape *tape, MojiTensor *x);
 MojiTensor *moji_sinusoid(MojiTape *tape, MojiTensor *t, int width, gboolean flip, float shift);
 MojiTensor *moji_cast(MojiTape *tape, MojiTensor *x, MojiType type); /* x itself if it is already */
+/* Sums of planes: out's plane r is the sum of all planes of a and then b (NULL: of a), each times
+ * factors[r][k], clipped to +-factors[r][A+B]. Plane 0 is made first and stands in the place of a's
+ * for the others; where a factor is 0 a plane may hold anything. At most MOJI_MIX_ROWS planes. */
+#define MOJI_MIX_ROWS 8
+MojiTensor *moji_mix(MojiTape *tape, MojiTensor *a, MojiTensor *b, MojiTensor *factors);
 
 /* ---- looking at it ---- */
 
@@ -199,9 +205,9 @@ MojiTensor *moji_tape_tensor(MojiTape *tape, int id);
  * reads the intermediate, puts what is steady first, then gives every input and activation an
  * offset such that no two that are live at once overlap. Call once, after the last recorder. */
 void moji_tape_plan(MojiTape *tape);
-/* TRUE for silu, gelu, quick_gelu, relu, scale and add: out may be exactly in[0]'s memory, so these
- * must read an element of in[0] before they write it. (add's operands change places if only b
- * dies.) */
+/* TRUE for silu, gelu, quick_gelu, relu, scale, add and mix: out may be exactly in[0]'s memory, so
+ * these must read an element of in[0], mix in all planes, before they write it. (add's operands
+ * change places if only b dies.) */
 gboolean moji_op_in_place(MojiOp op);
 /* TRUE, once planned, for linear layers of one input and one shape, without a residual, whose
  * outputs are wanted until the same record: those of such records in a row lie one after another at
@@ -222,6 +228,13 @@ gboolean moji_tape_prepare(MojiTape *tape, MojiBackend *backend, MojiWeights *we
 
 void moji_tape_write(MojiTape *tape, MojiTensor *input, const void *host); /* whole tensor */
 void moji_tape_read(MojiTape *tape, MojiTensor *output, void *host);       /* whole tensor */
+/* The same of `count` elements from `at` on. */
+void moji_tape_write_part(MojiTape *tape, MojiTensor *input, gint64 at, gint64 count,
+                          const void *host);
+void moji_tape_read_part(MojiTape *tape, MojiTensor *output, gint64 at, gint64 count, void *host);
+/* MojiBackend.peek and peeked. */
+void moji_tape_peek(MojiTape *tape, MojiTensor *output, gint64 at, gint64 count);
+void moji_tape_peeked(MojiTape *tape, void *host);
 
 /* Runs all records. Cancelling takes effect between two records, or later on a backend that takes
  * many at once. Inputs must be written again

@@ -43,6 +43,17 @@ cudaError_t kernel_sinusoid(float *y, const float *t, int64_t batch, int64_t wid
                             float shift, cudaStream_t stream);
 cudaError_t kernel_cast(void *y, KernelType to, const void *x, KernelType from, int64_t n,
                         cudaStream_t stream);
+/* y [rows,n] of planes a [a,n] and b [b,n] (NULL where b is 0), all f32: row r is the sum of all
+ * planes, each times factors[r][k], clipped to +-factors[r][a+b]. Row 0 is made first and stands in
+ * the place of plane 0 for the others; where a factor is 0 a plane may hold anything. y may be a if
+ * there are as many rows. */
+enum { KERNEL_MIX_ROWS = 8 }; /* at most */
+typedef struct {
+    int a, b, rows;
+    int64_t n;
+} KernelMix;
+cudaError_t kernel_mix(float *y, const float *a, const float *b, const float *factors,
+                       const KernelMix *shape, cudaStream_t stream);
 /* A weight from the file's order [out,in,k,k] to [out,k,k,in], converted; k*k is taps. */
 cudaError_t kernel_weight(void *y, KernelType to, const void *x, KernelType from, int64_t out,
                           int64_t in, int64_t taps, cudaStream_t stream);

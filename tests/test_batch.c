@@ -185,7 +185,7 @@ static gsize block_of(MojiStage *s)
 static gsize unet_block(int pictures, int steps, int side)
 {
     return block_of(
-        moji_stage_unet_batch(engine->model, engine->type, 2, 1, pictures, steps, side, side));
+        moji_stage_step(engine->model, engine->type, 2, 1, pictures, steps, side, side));
 }
 
 static void test_lack(void)

@@ -131,6 +131,41 @@ static void test_loras(void)
         moji_image_free(image[i]);
 }
 
+static GPtrArray *draw_many(MojiEngine *engine, gint64 seed, int count)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(MojiRequest) r = moji_request_new();
+    r->prompt = g_strdup("cat");
+    r->model = moji_test_path("tiny-sd");
+    r->sampler = g_strdup("euler-a"); /* draws noise on the way */
+    r->size = MOJI_REQUEST_MIN_SIZE;
+    r->steps = 2;
+    r->guidance = 3;
+    r->seed = seed;
+    r->count = count;
+    GPtrArray *images = moji_engine_draw(engine, r, NULL, NULL, NULL, &error);
+    MOJI_CHECK(images, "%s", error ? error->message : "");
+    return images ? images : g_ptr_array_new();
+}
+
+/* The last of three pictures at once is that of its seed. */
+static void test_batch(void)
+{
+    enum { COUNT = 3, SEED = 4 };
+    MojiEngine *engine = engine_new();
+    GPtrArray *images = draw_many(engine, SEED, COUNT);
+    int calls = moji_engine_times(engine)->unet_calls;
+    MOJI_CHECK(images->len == COUNT && calls == 2, "%u pictures in %d calls", images->len, calls);
+    GPtrArray *alone = draw_many(engine, SEED + COUNT - 1, 1);
+    if (MOJI_CHECK(images->len == COUNT && alone->len == 1, "%u pictures", images->len)) {
+        MOJI_CHECK(same(images->pdata[COUNT - 1], alone->pdata[0]), "not that of its seed");
+        MOJI_CHECK(!same(images->pdata[0], alone->pdata[0]), "all are one");
+    }
+    g_ptr_array_unref(alone);
+    g_ptr_array_unref(images);
+    moji_engine_free(engine);
+}
+
 /* Progress comes while the next call of the U-Net is under way, so that one is the last. */
 static void test_cancel(void)
 {
@@ -279,6 +314,7 @@ int main(void)
     if (!find_shim())
         return 1;
     moji_test("cuda: LoRAs changed on a warm engine", test_loras);
+    moji_test("cuda: several pictures at once", test_batch);
     moji_test("cuda: cancelled between steps", test_cancel);
     moji_test("cuda: memory is foretold", test_forecast);
     moji_test("cuda: layers that are alike are one product", test_packed);

@@ -549,7 +549,7 @@ static void check_memory(const MojiImage *picture)
     g_autoptr(MojiImage) plain = draw(r);
     double last = 0;
     gboolean same = FALSE, tiled = FALSE, refused = FALSE;
-    for (int mib = 88 + (picture ? 12 : 0); plain && mib >= 64 && !refused; mib -= 6) {
+    for (int mib = 88 + (picture ? 12 : 0); plain && mib >= 64 && !refused; mib -= 4) {
         g_autoptr(GError) error = NULL;
         GPtrArray *images = draw_within(r, (guint64)mib << 20, &error);
         refused = !images;

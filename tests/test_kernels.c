@@ -540,6 +540,38 @@ static void test_conv2d(void)
     check_conv((TwinConv){1, 8, 8, 16, 12, 1, 2, 0, 0}, FALSE, FALSE);
 }
 
+/* In place where there are as many rows as planes in a. */
+static void check_mix(int a, int b, int rows, gint64 n)
+{
+    KernelMix shape = {.a = a, .b = b, .rows = rows, .n = n};
+    int width = a + b + 1;
+    g_auto(Array) x = array_of(a * n, KERNEL_F32, 0, 1), y = array_of(b * n, KERNEL_F32, 0, 1);
+    g_auto(Array) factors = array_of(rows * width, KERNEL_F32, 0, 1);
+    g_autofree double *expected = g_new(double, rows *n);
+    for (int i = 0; i < rows * width; i++) {
+        gboolean limit = i % width == width - 1;
+        if (limit || i % width == 1 || i % 4 == 3)
+            factors.value[i] = !limit ? 0 : i / width % 2 ? INFINITY : 1.5;
+        ((float *)factors.data)[i] = (float)factors.value[i];
+    }
+    for (gint64 i = 0; i < n; i++)
+        x.value[n + i] = ((float *)x.data)[n + i] = NAN; /* left out by all factors */
+    twin_mix(expected, x.value, y.value, factors.value, a, b, rows, n);
+    g_auto(Output) out = output_of(rows * n * sizeof(float), rows == a ? x.data : NULL);
+    RUN(&out, kernel_mix(out.data, rows == a ? out.data : x.data, b ? y.data : NULL, factors.data,
+                         &shape, NULL));
+    check_as(&out, KERNEL_F32, expected, rows * n, 1e-6, "mix");
+}
+
+static void test_mix(void)
+{
+    check_mix(7, 2, 7, 1024);
+    check_mix(7, 2, 7, 4);
+    check_mix(7, 0, 2, 259);
+    check_mix(2, 1, 8, 515);
+    check_mix(2, 0, 1, 1);
+}
+
 /* ---- the rows ---- */
 
 static const struct {
@@ -555,6 +587,7 @@ static const struct {
     {"kernel_embed", test_embed},
     {"kernel_sinusoid", test_sinusoid},
     {"kernel_cast", test_cast},
+    {"kernel_mix", test_mix},
     {"kernel_weight", test_weight},
     {"kernel_group_norm", test_group_norm},
     {"kernel_layer_norm", test_layer_norm},

@@ -603,14 +603,17 @@ static void test_order(void)
     r->prompt = g_strdup("cat <lora:lcm-tiny:0.5>");
     MojiOrder *o = moji_order_new(r, m, &error);
     if (MOJI_CHECK(o, "%s", error->message))
-        MOJI_CHECK(o->steps == 4 && o->guidance == 1 && !strcmp(o->sampler, "lcm") && o->note,
-                   "%d steps of %s, guidance %g", o->steps, o->sampler, o->guidance);
+        MOJI_CHECK(o->steps == 4 && o->guidance == 1 &&
+                       !strcmp(moji_sampler_name(o->sampler), "lcm") && o->note,
+                   "%d steps of %s, guidance %g", o->steps, moji_sampler_name(o->sampler),
+                   o->guidance);
     moji_order_free(o);
     r->steps = 7;
     r->guidance = 2;
     r->sampler = g_strdup("euler");
     o = moji_order_new(r, m, NULL);
-    MOJI_CHECK(o->steps == 7 && o->guidance == 2 && !strcmp(o->sampler, "euler") && !o->note,
+    MOJI_CHECK(o->steps == 7 && o->guidance == 2 &&
+                   !strcmp(moji_sampler_name(o->sampler), "euler") && !o->note,
                "what was asked for did not count");
     moji_order_free(o);
     g_free(r->prompt);

@@ -867,6 +867,41 @@ static void test_threads(void)
     g_free(bytes[1]);
 }
 
+/* f32 whatever the tape. Some factors are 0, with no numbers in the planes that all of them leave
+ * out, and sums are clipped where they are long. */
+static void check_mix(gint64 a, gint64 b, gint64 rows, gint64 n)
+{
+    const MojiType before = type;
+    Rig *r = rig_new();
+    gint64 width = a + b + 1;
+    type = MOJI_F32;
+    MojiTensor *x = rig_input(r, 2, (gint64[]){a, n}, 0, 1);
+    MojiTensor *y = b ? rig_input(r, 2, (gint64[]){b, n}, 0, 1) : NULL;
+    MojiTensor *factors = rig_input(r, 2, (gint64[]){rows, width}, 0, 1);
+    double *f = r->value[r->inputs - 1];
+    type = before;
+    for (gint64 i = 0; i < rows; i++) {
+        for (gint64 k = 0; k < width; k++)
+            if (k == a - 1 || (i + k) % 3 == 2)
+                f[i * width + k] = 0;
+        f[i * width + width - 1] = i % 2 ? INFINITY : 1.5;
+    }
+    for (gint64 i = 0; i < n; i++)
+        r->value[0][(a - 1) * n + i] = NAN;
+    g_autofree double *expected = g_new(double, rows *n);
+    twin_mix(expected, r->value[0], b ? r->value[1] : NULL, f, a, b, rows, n);
+    rig_check(r, moji_mix(r->tape, x, y, factors), expected);
+    rig_free(r);
+}
+
+static void test_mix(void)
+{
+    check_mix(7, 2, 7, 4096);
+    check_mix(7, 0, 2, 768);
+    check_mix(2, 1, 8, 259);
+    check_mix(3, 1, 1, 1);
+}
+
 static void test_bad_id(void)
 {
     Rig *r = rig_new();
@@ -909,6 +944,7 @@ const char *__asan_default_options(void)
 /* ---- the rows ---- */
 
 static const MojiTestFn rows[MOJI_OP_COUNT] = {
+    [MOJI_OP_MIX] = test_mix,
     [MOJI_OP_CONV2D] = test_conv2d,
     [MOJI_OP_LINEAR] = test_linear,
     [MOJI_OP_GROUP_NORM] = test_group_norm,

@@ -1,7 +1,9 @@
 /* test_sampler.c: whole trajectories against diffusers, with a formula in the UNet's place. */
 #include "json.h"
+#include "random.h"
 #include "sampler.h"
 #include "test.h"
+#include "twins.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -50,13 +52,25 @@ static void to_nhwc(const float *in, float *out)
             out[p * CHANNELS + c] = in[c * PIXELS + p];
 }
 
-static void begin(MojiSampler *s, int start, float *x, MojiRandom *random)
+/* A picture under way. What was not written yet is no number, so that it shows if it is used. */
+typedef struct {
+    const MojiSampler *s;
+    int first;
+    float plane[MOJI_PLANES][COUNT];
+    MojiRandom random;
+} Run;
+
+static void begin(Run *r, const MojiSampler *s, int first)
 {
-    float drawn[COUNT], noise[COUNT], picture[COUNT];
-    moji_random_seed(random, 11);
-    moji_random_normal(random, drawn, COUNT);
+    float drawn[COUNT], noise[COUNT], picture[COUNT], *x = r->plane[MOJI_PLANE_X];
+    *r = (Run){.s = s, .first = first};
+    for (int k = 0; k < MOJI_PLANES; k++)
+        for (int i = 0; i < COUNT; i++)
+            r->plane[k][i] = NAN;
+    moji_random_seed(&r->random, 11);
+    moji_random_normal(&r->random, drawn, COUNT);
     to_nhwc(drawn, noise);
-    if (start == 0) {
+    if (first == 0) {
         memcpy(x, noise, sizeof noise);
         moji_sampler_start(s, x, COUNT);
         return;
@@ -64,19 +78,50 @@ static void begin(MojiSampler *s, int start, float *x, MojiRandom *random)
     for (int i = 0; i < COUNT; i++)
         picture[i] = -1 + 2 * (float)i / (COUNT - 1);
     to_nhwc(picture, x);
-    moji_sampler_start_at(s, start, noise, x, COUNT);
+    moji_sampler_add_noise(s, first, noise, x, COUNT);
+}
+
+static void look(const Run *r, int call, float *input)
+{
+    for (int i = 0; i < COUNT; i++)
+        input[i] = (float)moji_sampler_scale(r->s, call) * r->plane[MOJI_PLANE_X][i];
+}
+
+/* As a backend takes it: factors and planes are f32. */
+static void take(Run *r, int call, const float *output)
+{
+    double factor[MOJI_PLANES][MOJI_TERMS + 1], from[MOJI_TERMS][COUNT], to[MOJI_PLANES][COUNT];
+    float drawn[COUNT];
+    MojiSamplerStep step;
+    moji_sampler_step(r->s, call, call - r->first, &step);
+    for (int i = 0; i < MOJI_PLANES; i++) {
+        for (int k = 0; k < MOJI_TERMS; k++)
+            factor[i][k] = (float)step.to[i][k];
+        factor[i][MOJI_TERMS] = i == MOJI_PLANE_ESTIMATE ? step.range : INFINITY;
+    }
+    if (step.draws) {
+        moji_random_normal(&r->random, drawn, COUNT);
+        to_nhwc(drawn, r->plane[MOJI_PLANE_NOISE]);
+    }
+    for (int k = 0; k < MOJI_TERMS; k++)
+        for (int i = 0; i < COUNT; i++)
+            from[k][i] = k < MOJI_PLANES ? r->plane[k][i] : output[i];
+    twin_mix(to[0], from[0], from[MOJI_PLANES], factor[0], MOJI_PLANES, 1, MOJI_PLANES, COUNT);
+    for (int k = 0; k < MOJI_PLANES; k++)
+        for (int i = 0; i < COUNT; i++)
+            r->plane[k][i] = (float)to[k][i];
 }
 
 static double worst; /* of all rows: the largest error relative to the largest latent, or 1 */
 
-static gboolean close_to(const float *a, const float *b, const char *what)
+static gboolean close_to(const float *a, const float *b, double limit, const char *what)
 {
     double most = 1;
     for (int i = 0; i < COUNT; i++)
         most = MAX(most, fabs(b[i]));
     double error = moji_test_max_error(a, b, COUNT) / most;
     worst = MAX(worst, error);
-    return MOJI_CHECK(error <= 1e-4, "%s: relative error %g", what, error);
+    return MOJI_CHECK(error <= limit, "%s: relative error %g", what, error);
 }
 
 static void check_case(JsonObject *row, MojiSampler *s, const char *what)
@@ -84,15 +129,17 @@ static void check_case(JsonObject *row, MojiSampler *s, const char *what)
     int calls = json_object_get_int_member(row, "calls");
     int start = json_object_get_int_member(row, "start");
     const float *want = data + json_object_get_int_member(row, "at");
-    float x[COUNT], input[COUNT], output[COUNT];
-    MojiRandom random;
+    /* In f32 the reference loses digits where a step leads from a large sigma to a small one. */
+    double limit = json_object_get_int_member(row, "steps") <= 4 ? 1e-3 : 1e-4;
+    float input[COUNT], output[COUNT];
+    Run r;
     if (!MOJI_CHECK(moji_sampler_calls(s) == start + calls, "%s: %d calls, expected %d", what,
                     moji_sampler_calls(s), start + calls))
         return;
     float sigma = moji_sampler_initial_sigma(s);
     MOJI_CHECK(fabsf(sigma / want[calls] - 1) < 1e-6, "%s: initial sigma %g, expected %g", what,
                sigma, want[calls]);
-    begin(s, start, x, &random);
+    begin(&r, s, start);
     for (int i = 0; i < calls; i++) {
         float t = moji_sampler_timestep(s, start + i);
         /* One that lies between whole ones in log sigma has the last bits of numpy's logarithm. */
@@ -100,15 +147,15 @@ static void check_case(JsonObject *row, MojiSampler *s, const char *what)
         if (!MOJI_CHECK(whole ? t == want[i] : fabsf(t - want[i]) < 2e-4f,
                         "%s: timestep %d is %.9g, expected %.9g", what, i, t, want[i]))
             return;
-        moji_sampler_input(s, start + i, x, input, COUNT);
+        look(&r, start + i, input);
         fake_unet(input, t, output);
-        moji_sampler_step(s, start + i, output, x, COUNT, CHANNELS, &random);
-        if (i == 0 && !close_to(x, want + calls + 1, what))
+        take(&r, start + i, output);
+        if (i == 0 && !close_to(r.plane[MOJI_PLANE_X], want + calls + 1, limit, what))
             return;
     }
-    close_to(x, want + calls + 1 + COUNT, what);
+    close_to(r.plane[MOJI_PLANE_X], want + calls + 1 + COUNT, limit, what);
     if (json_object_get_boolean_member(row, "estimate"))
-        close_to(moji_sampler_estimate(s), want + calls + 1 + 2 * COUNT, what);
+        close_to(r.plane[MOJI_PLANE_ESTIMATE], want + calls + 1 + 2 * COUNT, 1e-3, what);
 }
 
 static void test_trajectories(void)
@@ -272,24 +319,24 @@ static void test_oracle(void)
         for (int v = 0; v < 2; v++) {
             const char *name = moji_sampler_names()[k];
             MojiSamplerConfig config;
-            MojiRandom random;
-            float x[COUNT], x0[COUNT], input[COUNT], output[COUNT];
+            Run r;
+            float x0[COUNT], input[COUNT], output[COUNT];
             if (!read_config(v ? "v leading" : "sd14", &config))
                 return;
             for (int i = 0; i < COUNT; i++)
                 x0[i] = sinf(i);
             MojiSampler *s = moji_sampler_new(&config, name, 20, NULL);
-            begin(s, 0, x, &random);
+            begin(&r, s, 0);
             for (int i = 0; i < moji_sampler_calls(s); i++) {
-                moji_sampler_input(s, i, x, input, COUNT);
+                look(&r, i, input);
                 oracle(input, moji_sampler_timestep(s, i), v, x0, output);
-                moji_sampler_step(s, i, output, x, COUNT, CHANNELS, &random);
-                double error = moji_test_max_error(moji_sampler_estimate(s), x0, COUNT);
+                take(&r, i, output);
+                double error = moji_test_max_error(r.plane[MOJI_PLANE_ESTIMATE], x0, COUNT);
                 MOJI_CHECK(error < (k == 0 && v ? 0.2 : 0.03),
                            "%s, v %d, call %d: the estimate is off by %g", name, v, i, error);
             }
             /* PNDM and DDIM here end at the noise of timestep 0, not at none. */
-            double error = moji_test_max_error(x, x0, COUNT);
+            double error = moji_test_max_error(r.plane[MOJI_PLANE_X], x0, COUNT);
             MOJI_CHECK(error < 0.1, "%s, v %d: off by %g", name, v, error);
             moji_sampler_free(s);
         }
@@ -324,8 +371,7 @@ static void test_strength(void)
         moji_sampler_add_noise(s, moji_sampler_calls(s), noise, x, COUNT);
         MOJI_CHECK(!memcmp(x, y, sizeof x), "%s: noise after the last call", rows[i].name);
         moji_sampler_add_noise(s, 0, noise, x, COUNT);
-        moji_sampler_start_at(s, 0, noise, y, COUNT);
-        MOJI_CHECK(!memcmp(x, y, sizeof x), "%s: start_at adds other noise", rows[i].name);
+        MOJI_CHECK(memcmp(x, y, sizeof x), "%s: no noise before the first call", rows[i].name);
         moji_sampler_free(s);
     }
 }
@@ -334,19 +380,20 @@ static void test_strength(void)
 static void test_crowded(void)
 {
     MojiSamplerConfig config;
-    float x[COUNT], input[COUNT], output[COUNT];
-    MojiRandom random;
+    float input[COUNT], output[COUNT];
+    Run r;
     if (!read_config("zero-snr v trailing", &config))
         return;
     MojiSampler *s = moji_sampler_new(&config, "dpm++2m-karras", 600, NULL);
-    begin(s, 0, x, &random);
+    begin(&r, s, 0);
     for (int i = 0; i < moji_sampler_calls(s); i++) {
-        moji_sampler_input(s, i, x, input, COUNT);
+        look(&r, i, input);
         fake_unet(input, moji_sampler_timestep(s, i), output);
-        moji_sampler_step(s, i, output, x, COUNT, CHANNELS, &random);
+        take(&r, i, output);
     }
     for (int i = 0; i < COUNT; i++)
-        MOJI_CHECK(fabsf(x[i]) < 100, "x[%d] is %g", i, x[i]);
+        MOJI_CHECK(fabsf(r.plane[MOJI_PLANE_X][i]) < 100, "x[%d] is %g", i,
+                   r.plane[MOJI_PLANE_X][i]);
     moji_sampler_free(s);
 }
 

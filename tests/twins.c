@@ -168,6 +168,21 @@ void twin_concat(double *y, const double *a, const double *b, gint64 rows, gint6
             y[r * (ca + cb) + i] = i < ca ? a[r * ca + i] : b[r * cb + i - ca];
 }
 
+void twin_mix(double *y, const double *a, const double *b, const double *m, gint64 ka, gint64 kb,
+              gint64 rows, gint64 n)
+{
+    for (gint64 r = 0; r < rows; r++)
+        for (gint64 i = 0; i < n; i++) {
+            const double *factor = m + r * (ka + kb + 1), limit = factor[ka + kb];
+            double sum = 0;
+            for (gint64 k = 0; k < ka + kb; k++) {
+                double x = k == 0 && r > 0 ? y[i] : k < ka ? a[k * n + i] : b[(k - ka) * n + i];
+                sum += factor[k] != 0 ? factor[k] * x : 0;
+            }
+            y[r * n + i] = CLAMP(sum, -limit, limit);
+        }
+}
+
 void twin_upsample(double *y, const double *x, gint64 batch, gint64 h, gint64 w, gint64 c)
 {
     gint64 at = 0;

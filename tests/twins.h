@@ -29,6 +29,9 @@ void twin_geglu(double *y, const double *x, gint64 rows, gint64 c); /* x [rows,2
 void twin_add(double *y, const double *a, const double *b, const gint64 a_dim[4],
               const gint64 b_dim[4]);
 void twin_concat(double *y, const double *a, const double *b, gint64 rows, gint64 ca, gint64 cb);
+/* a [ka,n], b [kb,n], m [rows,ka+kb+1] -> y [rows,n]: moji_mix */
+void twin_mix(double *y, const double *a, const double *b, const double *m, gint64 ka, gint64 kb,
+              gint64 rows, gint64 n);
 void twin_upsample(double *y, const double *x, gint64 batch, gint64 h, gint64 w, gint64 c);
 void twin_sinusoid(double *y, const double *t, gint64 batch, gint64 width, gboolean flip,
                    double shift);

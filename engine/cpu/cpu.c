@@ -30,6 +30,7 @@ static const CpuOp *const ops[MOJI_OP_COUNT] = {
     [MOJI_OP_CONCAT] = &moji_cpu_concat,
     [MOJI_OP_UPSAMPLE] = &moji_cpu_upsample,
     [MOJI_OP_EMBED] = &moji_cpu_embed,
+    [MOJI_OP_MIX] = &moji_cpu_mix,
     [MOJI_OP_SINUSOID] = &moji_cpu_sinusoid,
     [MOJI_OP_CAST] = &moji_cpu_cast,
 };

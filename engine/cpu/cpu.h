@@ -55,7 +55,7 @@ extern const CpuOp moji_cpu_attention;                       /* attention.c */
 extern const CpuOp moji_cpu_group_norm, moji_cpu_layer_norm; /* norm.c */
 extern const CpuOp moji_cpu_unary, moji_cpu_geglu, moji_cpu_add,
     moji_cpu_concat, /* elementwise.c */
-    moji_cpu_upsample, moji_cpu_embed, moji_cpu_sinusoid, moji_cpu_cast;
+    moji_cpu_upsample, moji_cpu_embed, moji_cpu_sinusoid, moji_cpu_cast, moji_cpu_mix;
 
 /* 64-byte aligned, in huge pages where it is large; MOJI_ERROR_MEMORY says for whom. */
 void *moji_cpu_alloc(gsize bytes, const char *what, GError **error);

@@ -1,5 +1,5 @@
 /* elementwise.c: ops that touch each value once: activations, add, scale, concat, upsample, embed,
- * sinusoid, cast. */
+ * sinusoid, cast, mix. */
 #include "cpu.h"
 #include <math.h>
 #include <string.h>
@@ -196,6 +196,42 @@ static gboolean run_cast(CpuPlan *plan, CpuStep *step, GError **error)
     return TRUE;
 }
 
+/* Places from..end, of which there are at most PLACES: all planes are read before any is written.
+ */
+enum { PLACES = 256 };
+static void mix_places(const CpuStep *step, gint64 planes, gint64 n, gint64 from, gint64 end)
+{
+    const MojiRecord *r = step->record;
+    const float *factor = step->in[1];
+    float sum[MOJI_MIX_ROWS][PLACES] = {0};
+    for (gint64 row = 0; row < r->out->dim[0]; row++, factor += planes + 1) {
+        for (gint64 k = 0; k < planes; k++) {
+            gint64 in_b = k - r->in[0]->dim[0];
+            const float *x = in_b < 0 ? (const float *)step->in[0] + k * n
+                                      : (const float *)step->in[2] + in_b * n;
+            x = k == 0 && row > 0 ? sum[0] : x + from;
+            for (gint64 i = 0; factor[k] != 0 && i < end - from; i++)
+                sum[row][i] += factor[k] * x[i];
+        }
+        for (gint64 i = 0; i < end - from; i++)
+            sum[row][i] = CLAMP(sum[row][i], -factor[planes], factor[planes]);
+    }
+    for (gint64 row = 0; row < r->out->dim[0]; row++)
+        memcpy((float *)step->out + row * n + from, sum[row], (end - from) * sizeof(float));
+}
+
+static gboolean run_mix(CpuPlan *plan, CpuStep *step, GError **error)
+{
+    (void)plan;
+    (void)error;
+    const MojiTensor *a = step->record->in[0];
+    gint64 n = moji_tensor_count(a) / a->dim[0], planes = step->record->in[1]->dim[1] - 1;
+#pragma omp parallel for schedule(static)
+    for (gint64 i = 0; i < n; i += PLACES)
+        mix_places(step, planes, n, i, MIN(i + PLACES, n));
+    return TRUE;
+}
+
 const CpuOp moji_cpu_unary = {.run = run_unary};
 const CpuOp moji_cpu_geglu = {.run = run_geglu};
 const CpuOp moji_cpu_add = {.prepare = prepare_add, .run = run_add};
@@ -204,3 +240,4 @@ const CpuOp moji_cpu_upsample = {.run = run_upsample};
 const CpuOp moji_cpu_embed = {.run = run_embed};
 const CpuOp moji_cpu_sinusoid = {.run = run_sinusoid};
 const CpuOp moji_cpu_cast = {.run = run_cast};
+const CpuOp moji_cpu_mix = {.run = run_mix};

@@ -27,6 +27,7 @@ static const CudaOp *const ops[MOJI_OP_COUNT] = {
     [MOJI_OP_EMBED] = &moji_cuda_embed,
     [MOJI_OP_SINUSOID] = &moji_cuda_sinusoid,
     [MOJI_OP_CAST] = &moji_cuda_cast,
+    [MOJI_OP_MIX] = &moji_cuda_mix,
 };
 
 gboolean moji_cuda_ok(cudaError_t e, const CudaStep *step, GError **error)
@@ -305,6 +306,9 @@ static void close_cuda(MojiBackend *b)
     moji_cuda_free(cuda, cuda->scratch);
     moji_cuda_free(cuda, cuda->bad);
     cudaFreeHost(cuda->pinned);
+    cudaFreeHost(cuda->peek);
+    if (cuda->peek_done)
+        cudaEventDestroy(cuda->peek_done);
     if (cuda->stream)
         cudaStreamDestroy(cuda->stream);
     g_free(cuda->description);
@@ -359,7 +363,10 @@ static gboolean start(Cuda *cuda, GError **error)
 {
     guint64 memory;
     if (!choose_device(cuda, &memory, error) ||
-        !moji_cuda_ok(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), NULL, error))
+        !moji_cuda_ok(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), NULL,
+                      error) ||
+        !moji_cuda_ok(cudaEventCreateWithFlags(&cuda->peek_done, cudaEventDisableTiming), NULL,
+                      error))
         return FALSE;
     cuda->left_at_start = cuda->least_left = moji_cuda_available(&cuda->base);
     if (!moji_cuda_allocate(cuda, (void **)&cuda->bad, sizeof *cuda->bad, "the backend", error) ||
@@ -388,7 +395,6 @@ G_MODULE_EXPORT MojiBackend *moji_backend_cuda(int abi, GError **error)
     Cuda *cuda = g_new0(Cuda, 1);
     cuda->base = (MojiBackend){.name = "cuda",
                                .renews = TRUE,
-                               .returns_early = TRUE,
                                .pictures = 8,
                                .span = G_MAXINT,
                                .describe = describe,
@@ -401,6 +407,8 @@ G_MODULE_EXPORT MojiBackend *moji_backend_cuda(int abi, GError **error)
                                .memory_free = memory_free,
                                .write = moji_cuda_write,
                                .read = moji_cuda_read,
+                               .peek = moji_cuda_peek,
+                               .peeked = moji_cuda_peeked,
                                .prepare = prepare,
                                .unprepare = unprepare,
                                .run = run,

@@ -47,6 +47,12 @@ typedef struct {
     char *pinned;
     gsize pinned_used;
 
+    /* What is peeked at: page-locked, as long as was ever asked for. */
+    void *peek;
+    gsize peek_room, peek_bytes;
+    gboolean peek_failed;
+    cudaEvent_t peek_done;
+
     guint64 left_at_start, least_left; /* bytes of the device */
     gboolean dry;                      /* a copy that allocates nothing: memory.c */
     guintptr dry_address;
@@ -84,7 +90,7 @@ extern const CudaOp moji_cuda_conv2d, moji_cuda_linear; /* product.c */
 extern const CudaOp moji_cuda_attention;                /* attention.c */
 extern const CudaOp moji_cuda_group_norm, moji_cuda_layer_norm, moji_cuda_unary, moji_cuda_geglu,
     moji_cuda_add, moji_cuda_concat, moji_cuda_upsample, moji_cuda_embed, moji_cuda_sinusoid,
-    moji_cuda_cast; /* simple.c */
+    moji_cuda_cast, moji_cuda_mix; /* simple.c */
 
 /* TRUE if e is cudaSuccess; otherwise MOJI_ERROR_BACKEND (MOJI_ERROR_MEMORY when there is none
  * left) that names the step. */
@@ -104,9 +110,11 @@ guint64 moji_cuda_peak(MojiBackend *b);
 gboolean moji_cuda_forecast(MojiBackend *b, MojiTape *const *tapes, int n, MojiForecast *f,
                             GError **error);
 
-/* The backend's write and read. */
+/* The backend's own. */
 void moji_cuda_write(MojiBackend *b, void *memory, const void *host, gsize bytes);
 void moji_cuda_read(MojiBackend *b, const void *memory, void *host, gsize bytes);
+void moji_cuda_peek(MojiBackend *b, const void *memory, gsize bytes);
+void moji_cuda_peeked(MojiBackend *b, void *host);
 
 /* Makes sure that cuda->scratch has this many bytes. */
 gboolean moji_cuda_scratch(Cuda *cuda, gsize bytes, GError **error);

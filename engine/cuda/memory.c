@@ -121,6 +121,32 @@ void moji_cuda_read(MojiBackend *b, const void *memory, void *host, gsize bytes)
     cuda->pinned_used = 0;
 }
 
+void moji_cuda_peek(MojiBackend *b, const void *memory, gsize bytes)
+{
+    Cuda *cuda = (Cuda *)b;
+    cudaSetDevice(cuda->device);
+    if (bytes > cuda->peek_room) {
+        cudaFreeHost(cuda->peek);
+        cuda->peek = NULL;
+        cuda->peek_room = cudaMallocHost(&cuda->peek, bytes) ? 0 : bytes;
+    }
+    cuda->peek_bytes = bytes;
+    cuda->peek_failed =
+        bytes > cuda->peek_room ||
+        cudaMemcpyAsync(cuda->peek, memory, bytes, cudaMemcpyDeviceToHost, cuda->stream) ||
+        cudaEventRecord(cuda->peek_done, cuda->stream);
+}
+
+void moji_cuda_peeked(MojiBackend *b, void *host)
+{
+    Cuda *cuda = (Cuda *)b;
+    cudaSetDevice(cuda->device);
+    if (cuda->peek_failed || cudaEventSynchronize(cuda->peek_done))
+        memset(host, 0xff, cuda->peek_bytes);
+    else
+        memcpy(host, cuda->peek, cuda->peek_bytes);
+}
+
 /* ---- the forecast ---- */
 
 /* As if a file had it, in f32. */

@@ -105,6 +105,19 @@ static gboolean run_cast(CudaPlan *plan, CudaStep *step, GError **error)
                         step, error);
 }
 
+static gboolean run_mix(CudaPlan *plan, CudaStep *step, GError **error)
+{
+    const MojiRecord *r = step->record;
+    const MojiTensor *a = r->in[0], *b = r->in[2];
+    KernelMix shape = {.a = (int)a->dim[0],
+                       .b = b ? (int)b->dim[0] : 0,
+                       .rows = (int)r->out->dim[0],
+                       .n = moji_tensor_count(a) / a->dim[0]};
+    return moji_cuda_ok(
+        kernel_mix(step->out, step->in[0], step->in[2], step->in[1], &shape, plan->cuda->stream),
+        step, error);
+}
+
 /* ---- norms ---- */
 
 typedef struct {
@@ -168,5 +181,6 @@ const CudaOp moji_cuda_upsample = {.run = run_upsample};
 const CudaOp moji_cuda_embed = {.prepare = prepare_embed, .run = run_embed};
 const CudaOp moji_cuda_sinusoid = {.run = run_sinusoid};
 const CudaOp moji_cuda_cast = {.run = run_cast};
+const CudaOp moji_cuda_mix = {.run = run_mix};
 const CudaOp moji_cuda_layer_norm = {prepare_norm, run_layer_norm, g_free};
 const CudaOp moji_cuda_group_norm = {prepare_group_norm, run_group_norm, g_free};

@@ -130,7 +130,7 @@ class Crops:
                 rgba = rgba.reshape(rgba.shape[0] // 2, 2, -1, 2, 4).mean((1, 3), dtype=np.float32)
             if r.random() < 0.4:    # emoji are mostly yellow and red: without this, greens and violets are guessed
                 rgba = rgba[..., [*r.permutation(3), 3]]
-            out.append(compose(rgba, rgb(self.named[r.integers(len(self.named))]) if u < 0.75 else self.colour()))
+            out.append(compose(rgba, rgb(self.more if self.more and r.random() < 0.5 else self.named[r.integers(len(self.named))]) if u < 0.75 else self.colour()))
         return to_tensor(out)
 
     def start(self, feeders, way, *numbers):
@@ -181,6 +181,7 @@ def main():
     ap.add_argument("--minutes", type=float, default=20)
     ap.add_argument("--batch", type=int, default=16)
     ap.add_argument("--side", type=int, default=0, help="crop side; 0: whole pictures")
+    ap.add_argument("--more", choices=BACKGROUNDS, help="the background of half of the whole pictures")
     ap.add_argument("--smaller", type=float, default=0.0, help="share of whole pictures at half of the stage's size")
     ap.add_argument("--lr", type=float, default=1.5e-3)
     ap.add_argument("--feeders", type=int, default=1, help="threads that make batches")
@@ -228,6 +229,7 @@ def main():
         if "optimiser" in state:        # not in what pieces.py kept
             optimiser.load_state_dict(state["optimiser"])
     crops = Crops(args.work, not outer, np.random.default_rng(args.seed + step + 1000000 * team.rank))
+    crops.more = args.more
     clock = Clock(args.minutes, state["used"] if state else 0)
 
     def checkpoint():

@@ -27,12 +27,13 @@ def grid(pictures, labels, cell, columns):
     strip = max(12, cell // 8) if labels else 0
     rows = -(-len(pictures) // columns)
     out = Image.new("RGB", (columns * cell, rows * (cell + strip)), "white")
-    pen = ImageDraw.Draw(out)
     for i, p in enumerate(pictures):
         x, y = i % columns * cell, i // columns * (cell + strip)
         out.paste(p.resize((cell, cell), Image.LANCZOS), (x, y))
         if labels:
-            pen.text((x + 2, y + cell), labels[i], fill="black", font=font)
+            label = Image.new("RGB", (cell, strip), "white")        # of its own, so that a long one ends at its cell
+            ImageDraw.Draw(label).text((2, 0), labels[i], fill="black", font=font)
+            out.paste(label, (x, y + cell))
     return out
 
 

@@ -167,6 +167,9 @@ void begin(Fiber &f)
     f.place.context.uc_stack.ss_size = STACK_BYTES;
     f.place.context.uc_link = nullptr;
     makecontext(&f.place.context, fiber_main, 0);
+#if FIBERS_ANNOUNCED
+    f.place.context.uc_stack.ss_size = 0; /* else each switch clears the shadow of all of it */
+#endif
 }
 
 /* Waits where it stands until the scheduler makes it ready. */

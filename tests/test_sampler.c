@@ -129,8 +129,6 @@ static void check_case(JsonObject *row, MojiSampler *s, const char *what)
     int calls = json_object_get_int_member(row, "calls");
     int start = json_object_get_int_member(row, "start");
     const float *want = data + json_object_get_int_member(row, "at");
-    /* In f32 the reference loses digits where a step leads from a large sigma to a small one. */
-    double limit = json_object_get_int_member(row, "steps") <= 4 ? 1e-3 : 1e-4;
     float input[COUNT], output[COUNT];
     Run r;
     if (!MOJI_CHECK(moji_sampler_calls(s) == start + calls, "%s: %d calls, expected %d", what,
@@ -139,6 +137,9 @@ static void check_case(JsonObject *row, MojiSampler *s, const char *what)
     float sigma = moji_sampler_initial_sigma(s);
     MOJI_CHECK(fabsf(sigma / want[calls] - 1) < 1e-6, "%s: initial sigma %g, expected %g", what,
                sigma, want[calls]);
+    /* A step down from a sigma of hundreds takes x from x: the reference, in f32, loses its last
+     * digits there. */
+    double limit = sigma > 100 && json_object_get_int_member(row, "steps") <= 4 ? 5e-4 : 1e-4;
     begin(&r, s, start);
     for (int i = 0; i < calls; i++) {
         float t = moji_sampler_timestep(s, start + i);
@@ -154,8 +155,11 @@ static void check_case(JsonObject *row, MojiSampler *s, const char *what)
             return;
     }
     close_to(r.plane[MOJI_PLANE_X], want + calls + 1 + COUNT, limit, what);
+    /* The reference's of lcm has some of x in it, ours is x0 itself. */
+    gboolean lcm = !strcmp(moji_sampler_name(s), "lcm");
     if (json_object_get_boolean_member(row, "estimate"))
-        close_to(r.plane[MOJI_PLANE_ESTIMATE], want + calls + 1 + 2 * COUNT, 1e-3, what);
+        close_to(r.plane[MOJI_PLANE_ESTIMATE], want + calls + 1 + 2 * COUNT, lcm ? 1e-3 : limit,
+                 what);
 }
 
 static void test_trajectories(void)

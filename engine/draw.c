@@ -1,6 +1,6 @@
 /* draw.c: see draw.h.
  *
- * The surprising rule: each picture has a generator and a sampler of its own, so that picture 3 of
+ * The surprising rule: each picture has a generator of its own, so that picture 3 of
  * a drawing with seed 7 is the picture of seed 9, whatever else is drawn with it. */
 #include "drawing.h"
 #include "cutout.h"

@@ -9,7 +9,7 @@
 /* Raised when this struct, or what it is made of, changes: a shared object of another one is
  * refused.
  */
-#define MOJI_BACKEND_ABI 7
+#define MOJI_BACKEND_ABI 8
 
 /* Bytes of a device's memory that tapes will want together. */
 typedef struct {
@@ -20,9 +20,8 @@ struct MojiBackend {
     const char *name; /* "cpu", "cuda" */
     char *note;       /* why "auto" took no faster one, a line for people; NULL if there is none */
     gboolean renews;  /* changed weights are renewed in place, so tapes stay prepared: weights.h */
-    gboolean keeps_norms; /* moji_tape_norms works */
-    int pictures;         /* drawn at once: more are no faster */
-    int span;             /* records that moji_tape_run runs between two looks at its cancellable */
+    int pictures;     /* drawn at once: more are no faster */
+    int span;         /* records that moji_tape_run runs between two looks at its cancellable */
     /* One line for people: processor, instruction set, library version. Owned by the backend. */
     const char *(*describe)(MojiBackend *b);
     /* The type that this processor runs fastest without loss that shows. */

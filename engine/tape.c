@@ -686,17 +686,14 @@ gboolean moji_tape_run(MojiTape *tape, GCancellable *cancellable, GError **error
     return tape->ready && run_records(tape, tape->steady, tape->records->len, cancellable, error);
 }
 
-gboolean moji_tape_norms(MojiTape *tape, MojiNorms by)
+void moji_tape_norms(MojiTape *tape, MojiNorms by)
 {
     g_assert(tape->block);
-    if (!tape->backend->keeps_norms)
-        return FALSE;
     for (guint i = 0; i < tape->records->len; i++) {
         MojiRecord *r = moji_tape_record(tape, i);
         if (r->op == MOJI_OP_GROUP_NORM)
             r->attr.norm.by = by;
     }
-    return TRUE;
 }
 
 gboolean moji_tape_profile(MojiTape *tape, double *seconds, GError **error)

@@ -245,6 +245,5 @@ gboolean moji_tape_profile(MojiTape *tape, double *seconds, GError **error);
 
 /* Parts of a picture whose group norms each go by their own mean and spread come out in other
  * colours than the whole. So run a small copy of the whole with MOJI_NORMS_KEEP, then the parts
- * with MOJI_NORMS_KEPT, which norm by what that run kept. FALSE, and nothing changes, on a backend
- * that cannot. Once prepared. */
-gboolean moji_tape_norms(MojiTape *tape, MojiNorms by);
+ * with MOJI_NORMS_KEPT, which norm by what that run kept. Once prepared. */
+void moji_tape_norms(MojiTape *tape, MojiNorms by);

@@ -62,9 +62,10 @@ typedef struct {
     int64_t batch, pixels, channels;
     int groups, silu;
     float eps;
+    int measured; /* work has the moments already, of another x of this shape */
 } KernelGroupNorm;
 /* x [batch,pixels,C] -> y, which may be x; where `shift` [batch,C] is not NULL it is added to x
- * first. work: kernel_group_norm_bytes, used during the call only. */
+ * first. work: kernel_group_norm_bytes, for the moments: mean and spread by group. */
 cudaError_t kernel_group_norm(void *y, const void *x, const void *shift, const float *weight,
                               const float *bias, void *work, const KernelGroupNorm *shape,
                               KernelType type, cudaStream_t stream);

@@ -339,7 +339,7 @@ static void check_group_norm(gint64 b, gint64 pixels, gint64 c, int groups, gboo
                              double centre, gboolean shifted)
 {
     gint64 n = b * pixels * c;
-    KernelGroupNorm s = {b, pixels, c, groups, silu, 1e-5f};
+    KernelGroupNorm s = {b, pixels, c, groups, silu, 1e-5f, FALSE};
     g_auto(Array) x = array_of(n, type, centre, 1.5), shift = array_of(b * c, type, 0, 1);
     g_auto(Array) weight = array_of(c, KERNEL_F32, 1, 0.3), bias = array_of(c, KERNEL_F32, 0, 0.3);
     g_auto(Output) y = output_of(n * SIZE[type], x.data);
@@ -355,6 +355,30 @@ static void check_group_norm(gint64 b, gint64 pixels, gint64 c, int groups, gboo
     free(work);
 }
 
+/* By the moments that an earlier call left in `work`. */
+static void check_group_norm_measured(gint64 pixels, gint64 c, int groups)
+{
+    gint64 n = pixels * c;
+    KernelGroupNorm s = {1, pixels, c, groups, FALSE, 1e-5f, FALSE};
+    g_auto(Array) x = array_of(n, type, 0.5, 1.5);
+    g_auto(Array) weight = array_of(c, KERNEL_F32, 1, 0.3), bias = array_of(c, KERNEL_F32, 0, 0.3);
+    g_auto(Output) y = output_of(n * SIZE[type], NULL);
+    g_autofree double *expected = g_new(double, n);
+    g_autofree void *work = g_malloc(kernel_group_norm_bytes(&s));
+    twin_group_norm(expected, x.value, weight.value, bias.value, 1, pixels, c, groups, 1e-5f,
+                    FALSE);
+    RUN(&y, kernel_group_norm(y.data, x.data, NULL, weight.data, bias.data, work, &s, type, NULL));
+    check(&y, expected, n, "group_norm");
+    /* Half of the input twice: alone it would be normed otherwise. */
+    memcpy((char *)x.data + n / 2 * SIZE[type], x.data, n / 2 * SIZE[type]);
+    memcpy(expected + n / 2, expected, n / 2 * sizeof *expected);
+    s.measured = TRUE;
+    g_auto(Output) again = output_of(n * SIZE[type], NULL);
+    RUN(&again,
+        kernel_group_norm(again.data, x.data, NULL, weight.data, bias.data, work, &s, type, NULL));
+    check(&again, expected, n, "group_norm, measured");
+}
+
 static void test_group_norm(void)
 {
     check_group_norm(2, 64, 320, 32, TRUE, 0, TRUE);
@@ -367,6 +391,8 @@ static void test_group_norm(void)
     check_group_norm(1, 12, 20, 4, TRUE, -3, TRUE);
     check_group_norm(2, 81, 12, 1, FALSE, 10, FALSE);
     check_group_norm(1, 150, 3, 3, FALSE, 100, FALSE);
+    check_group_norm_measured(300, 24, 8);
+    check_group_norm_measured(2, 64, 32);
 }
 
 static void check_layer_norm(gint64 rows, gint64 c, double centre)

@@ -310,7 +310,6 @@ MojiBackend *moji_backend_cpu(int threads, GError **error)
 {
     Cpu *cpu = g_new0(Cpu, 1);
     cpu->base = (MojiBackend){.name = "cpu",
-                              .keeps_norms = TRUE,
                               .pictures = 1,
                               .span = 1,
                               .describe = describe,

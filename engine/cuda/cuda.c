@@ -87,6 +87,7 @@ static void unprepare(MojiBackend *b, void *prepared)
         if (step->state && step->op->release)
             step->op->release(step->state);
     }
+    moji_cuda_free(plan->cuda, plan->kept);
     g_free(plan->step);
     g_free(plan);
 }
@@ -190,6 +191,22 @@ static gboolean launch(CudaPlan *plan, int first, int end, GError **error)
     return done;
 }
 
+/* A graph knows how norms went when it was captured. */
+static gboolean follow_norms(CudaPlan *plan, GError **error)
+{
+    MojiNorms by = plan->norm ? plan->norm->attr.norm.by : MOJI_NORMS_OWN;
+    if (by == plan->by)
+        return TRUE;
+    if (by != MOJI_NORMS_OWN && !plan->kept &&
+        !moji_cuda_allocate(plan->cuda, (void **)&plan->kept, plan->kept_bytes, "what norms keep",
+                            error))
+        return FALSE;
+    cudaStreamSynchronize(plan->cuda->stream);
+    drop_graph(plan);
+    plan->by = by;
+    return TRUE;
+}
+
 /* Leaves plan->graph NULL, and no error, if this cannot be captured: then steps go one by one. */
 static gboolean capture(CudaPlan *plan)
 {
@@ -239,6 +256,8 @@ static gboolean run(MojiBackend *b, void *prepared, int first, int end, GError *
     CudaPlan *plan = prepared;
     cuda_of(b);
     end = MIN(end, plan->steps);
+    if (!follow_norms(plan, error))
+        return FALSE;
     gboolean done = first == plan->steady && end == plan->steps ? run_whole(plan, error)
                                                                 : launch(plan, first, end, error);
     return done && (!plan->embeds || check_ids(plan, error));

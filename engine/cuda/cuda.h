@@ -78,6 +78,12 @@ typedef struct {
     int runs;          /* of all that are not steady since the scratch memory last moved */
     int scratch_turn;
     cudaGraphExec_t graph; /* all steps that are not steady, from their second run on */
+
+    /* Moments of all group norms, for moji_tape_norms; NULL until they are first kept. */
+    char *kept;
+    gsize kept_bytes;
+    const MojiRecord *norm; /* one of them, which says how they go now, or NULL */
+    MojiNorms by;           /* how they went in the last run */
 } CudaPlan;
 
 struct CudaOp {

@@ -122,6 +122,7 @@ static gboolean run_mix(CudaPlan *plan, CudaStep *step, GError **error)
 
 typedef struct {
     const float *weight, *bias;
+    gsize kept_at; /* group norm: its moments in plan->kept */
 } Norm;
 
 static gboolean prepare_norm(CudaPlan *plan, CudaStep *step, GError **error)
@@ -158,17 +159,24 @@ static KernelGroupNorm group_shape(const MojiRecord *r)
 static gboolean prepare_group_norm(CudaPlan *plan, CudaStep *step, GError **error)
 {
     KernelGroupNorm shape = group_shape(step->record);
-    return prepare_norm(plan, step, error) &&
-           moji_cuda_scratch(plan->cuda, kernel_group_norm_bytes(&shape), error);
+    gsize bytes = kernel_group_norm_bytes(&shape);
+    if (!prepare_norm(plan, step, error))
+        return FALSE;
+    ((Norm *)step->state)->kept_at = plan->kept_bytes;
+    plan->kept_bytes += bytes;
+    plan->norm = step->record;
+    return moji_cuda_scratch(plan->cuda, bytes, error);
 }
 
 static gboolean run_group_norm(CudaPlan *plan, CudaStep *step, GError **error)
 {
     const Norm *n = step->state;
+    MojiNorms by = step->record->attr.norm.by;
     KernelGroupNorm shape = group_shape(step->record);
+    shape.measured = by == MOJI_NORMS_KEPT;
+    void *moments = by == MOJI_NORMS_OWN ? plan->cuda->scratch : plan->kept + n->kept_at;
     return moji_cuda_ok(kernel_group_norm(step->out, step->in[0], step->shift, n->weight, n->bias,
-                                          plan->cuda->scratch, &shape,
-                                          moji_cuda_type(step->record->out->type),
+                                          moments, &shape, moji_cuda_type(step->record->out->type),
                                           plan->cuda->stream),
                         step, error);
 }

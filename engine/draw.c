@@ -128,16 +128,31 @@ gboolean moji_drawing_dump(const MojiDrawing *d, int image, const char *name, Mo
     return moji_npy_write(folder, name, type, rank, dim, data, error);
 }
 
-gboolean moji_drawing_finite(MojiDrawing *d, const float *x, gsize count, const char *where,
+/* Looks in the network's file first: what is damaged there, no other type or guidance mends. */
+static void explain_not_finite(MojiDrawing *d, const char *network, GError **error)
+{
+    MojiModel *m = d->e->model;
+    MojiWeights *w = !strcmp(network, "text")   ? m->clip_weights
+                     : !strcmp(network, "unet") ? m->unet_weights
+                                                : m->vae_weights;
+    const MojiWeight *t = moji_weights_damaged(w);
+    d->overflow = !t;
+    if (t)
+        moji_error_file(error, moji_weights_path(w),
+                        "tensor %s has numbers that are not finite: the file is damaged", t->name);
+    else
+        g_set_error(error, MOJI_ERROR, MOJI_ERROR_BACKEND,
+                    "The %s network gave numbers that are not finite, in %s; the guidance of %g "
+                    "may be too strong",
+                    network, moji_type_name(d->e->type), d->order->guidance);
+}
+
+gboolean moji_drawing_finite(MojiDrawing *d, const float *x, gsize count, const char *network,
                              GError **error)
 {
     for (gsize i = 0; i < count; i++)
         if (!isfinite(x[i])) {
-            d->overflow = TRUE;
-            g_set_error(error, MOJI_ERROR, MOJI_ERROR_BACKEND,
-                        "The %s network gave numbers that are not finite, in %s; the model may be "
-                        "damaged, or the guidance of %g too strong",
-                        where, moji_type_name(d->e->type), d->order->guidance);
+            explain_not_finite(d, network, error);
             return FALSE;
         }
     return TRUE;

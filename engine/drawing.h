@@ -74,9 +74,9 @@ gboolean moji_drawing_cancelled(const MojiDrawing *d, GError **error); /* TRUE: 
 /* Writes picture `image`'s NAME.npy if the engine dumps. */
 gboolean moji_drawing_dump(const MojiDrawing *d, int image, const char *name, MojiType type,
                            int rank, const gint64 *dim, const void *data, GError **error);
-/* The type of numbers may overflow with a model made for another: no picture comes of that. where:
- * the network, for the error. */
-gboolean moji_drawing_finite(MojiDrawing *d, const float *x, gsize count, const char *where,
+/* The type of numbers may overflow with a model made for another: no picture comes of that.
+ * network: "text", "unet" or "vae". MOJI_ERROR_FILE if its weights are damaged. */
+gboolean moji_drawing_finite(MojiDrawing *d, const float *x, gsize count, const char *network,
                              GError **error);
 
 /* ---- load.c ---- */

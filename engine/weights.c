@@ -7,6 +7,7 @@
 #include "safetensors.h"
 #include "save.h"
 #include "torch.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -407,4 +408,25 @@ void moji_weight_numbers(const MojiWeight *t, gsize from, gsize count, float *ou
     g_assert(t->type == MOJI_F32 || t->type == MOJI_F16 || t->type == MOJI_BF16);
     g_assert((from + count) * size <= t->bytes);
     moji_save_convert(out, MOJI_F32, p, t->type, count);
+}
+
+MojiWeight *moji_weights_damaged(MojiWeights *w)
+{
+    enum { PIECE = 4096 };
+    GPtrArray *list = moji_weights_list(w);
+    float number[PIECE];
+    for (guint k = 0; k < list->len; k++) {
+        MojiWeight *t = list->pdata[k];
+        if (t->type != MOJI_F32 && t->type != MOJI_F16 && t->type != MOJI_BF16)
+            continue;
+        gsize n = t->bytes / moji_type_bytes(t->type);
+        for (gsize at = 0; at < n; at += PIECE) {
+            gsize count = MIN(PIECE, n - at);
+            moji_weight_numbers(t, at, count, number);
+            for (gsize i = 0; i < count; i++)
+                if (!isfinite(number[i]))
+                    return t;
+        }
+    }
+    return NULL;
 }

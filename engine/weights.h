@@ -91,6 +91,9 @@ typedef gboolean (*MojiWeightRenewFn)(gpointer value, const MojiWeight *t, GErro
 void moji_weight_set_renewable(MojiWeight *t, const char *key, gpointer value,
                                GDestroyNotify release, MojiWeightRenewFn renew);
 
+/* The first tensor with a number that is not finite, or NULL: reads them all. Owned by w. */
+MojiWeight *moji_weights_damaged(MojiWeights *w);
+
 /* Elements from, from + 1, ... of a tensor of f32, f16 or bf16, whatever its alignment -> out
  * [count]. */
 void moji_weight_numbers(const MojiWeight *t, gsize from, gsize count, float *out);

@@ -504,7 +504,7 @@ static void test_not_finite(void)
     g_file_set_contents(path, bytes, size, NULL);
     g_autoptr(MojiRequest) r = request_new(1);
     set(&r->model, folder);
-    expect_error(r, MOJI_ERROR_BACKEND, "not finite", "damaged");
+    expect_error(r, MOJI_ERROR_FILE, path, "tensor");
 }
 
 static void test_not_flat(void)

@@ -121,7 +121,7 @@ def merges_of(counts, at_most):
     return merges
 
 
-def train_tokenizer(folder, texts, merges_at_most=3400):
+def train_tokenizer(folder, texts, merges_at_most=6000):
     letters = byte_letters()
     counts = Counter()
     for text in sorted(set(texts)):

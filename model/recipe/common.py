@@ -12,7 +12,7 @@ from PIL import Image
 
 # Background words and their colours: white and the key colours are drawn most often (weight).
 BACKGROUNDS = {
-    "white": ("#ffffff", 4), "green": ("#00c800", 4), "blue": ("#1e5aff", 3), "magenta": ("#ff00ff", 3),
+    "white": ("#ffffff", 3), "green": ("#00c800", 4), "blue": ("#1e5aff", 3), "magenta": ("#ff00ff", 4),
     "yellow": ("#ffd600", 0), "pink": ("#ffb4d2", 0), "grey": ("#969696", 0), "black": ("#101010", 0),
 }
 BACKGROUNDS_KO = {

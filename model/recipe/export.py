@@ -1,4 +1,4 @@
-"""Stage 6: the model folder, in diffusers' layout, fp16.
+"""Stage 8: the model folder, in diffusers' layout, fp16.
 
     python export.py --work DIR --out DIR
     python export.py --work DIR --out DIR --reach all --distilled lora       beside it OUT-lcm.safetensors, for a few steps
@@ -75,7 +75,7 @@ def main():
 
     tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")
     vae = autoencoder.build(args.shape)
-    for part in ("outer", "decoder", "inner"):
+    for part in ("drawn", "outer", "decoder", "inner"):
         path = args.work / f"vae-{part}.pt"
         if path.exists():
             vae.load_state_dict(torch.load(path, weights_only=False)["average"])

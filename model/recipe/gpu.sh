@@ -1,6 +1,7 @@
 #!/bin/sh
 # The full recipe on one GPU of the H200's class, in three calls of at most ten minutes each: what each makes is in ../README.md.
 #     gpu.sh pack ART       first, where there is a network: the art and the wheels that the GPU's machine may lack, in .gpu
+#     gpu.sh all            on that machine, if it can be had for half an hour at a stretch; otherwise
 #     gpu.sh 1|2|3|sheets   on that machine, from the same checkout, with .gpu there; results in $OUT, at most 8 files of 15 MiB
 # The work folder stays in .gpu/work. If the machine was lost between two calls, put the state.* files that came back in
 # .gpu/state, a folder for each call (.gpu/state/1, .gpu/state/2), and go on with the next call; what is missing is made again.
@@ -15,6 +16,10 @@ python=${PYTHON:-python3}
 minutes() { $python -c "print($1 * ${FAST:-1})"; }
 shape=${SHAPE:-full}; vae=${VAE:-mini}; batch=${BATCH:-1024}; few=${FEW:-}; drawings=${FEW:+4}; size=${SIZE:-256}
 
+if [ "$1" = all ]; then
+    for call in 1 2 3 sheets; do "./${0##*/}" $call; done
+    exit
+fi
 if [ "$1" = pack ]; then
     mkdir -p "$art" "$gpu/wheels"
     for set in noto noto-v1 fluent-emoji-flat twemoji emojione fxemoji; do cp "$2"/iconify-json-$set-[0-9]*.tgz "$art"; done

@@ -24,7 +24,7 @@ from art import CONCEPTS, SETS, concepts, load_set, render
 from common import place
 
 BOX = 36
-DRAWN = ["first", "yes", "more", "third"]      # what the draw column of concepts.tsv says of those in the diffusion model
+DRAWN = ["first", "yes", "more", "third", "fourth"]      # what the draw column of concepts.tsv says of those in the diffusion model
 ET.register_namespace("", "http://www.w3.org/2000/svg")
 ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 

@@ -1,4 +1,4 @@
-"""Stage 7: look at it.
+"""Stage 9: look at it.
 
     python sheet.py --model DIR --out sheet.png [--names cat dog ...]     drawn by diffusers from the exported folder
     python sheet.py --model DIR --out sheet.png --prompts compositions.tsv    a row's English prompt and the Korean one

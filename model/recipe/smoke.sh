@@ -15,6 +15,7 @@ $python diffusion.py --work "$work" --part text --minutes 0.05 --shape toy
 $python diffusion.py --work "$work" --part train --minutes 0.05 --batch 4 --shape toy
 $python vae.py --work "$work" --part decoder --minutes 0.05 --batch 2 --shape toy
 $python vae.py --work "$work" --part outer --minutes 0.05 --batch 2 --side 32 --shape toy
+$python fit.py --art "$art" --work "$work" --minutes 0.05 --shape toy --size 64
 $python export.py --work "$work" --out "$work/model" --shape toy
 $python sheet.py --model "$work/model" --out "$work/sheet.png" --count 2
 test -s "$work/sheet.png"

@@ -125,6 +125,14 @@ class Ema:
     def state(self):
         return {"mean": self.mean, "step": self.step}
 
+    def snapshot(self, model):
+        """Copies of a model's state, on the host: as it is, and averaged."""
+        copies = []
+        for _ in range(2):
+            copies.append({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
+            self.swap()
+        return copies
+
     def swap(self):
         for p, m in zip(self.params, self.mean):
             p.data, m.data = m.data, p.data

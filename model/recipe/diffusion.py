@@ -257,13 +257,9 @@ def train(args):
     clock = Clock(args.minutes, state["used"] if state else 0)
 
     def checkpoint():
-        weights = dict(unet={k: v.clone() for k, v in unet.state_dict().items()},
-                       text={k: v.clone() for k, v in text.state_dict().items()})
-        ema.swap()
-        average = dict(unet={k: v.clone() for k, v in unet.state_dict().items()},
-                       text={k: v.clone() for k, v in text.state_dict().items()})
-        ema.swap()
-        save(path, **weights, average=average, ema=ema.state(), optimiser=optimiser.state_dict(), step=step,
+        now, mean = ema.snapshot(unet)
+        words = text.state_dict()
+        save(path, unet=now, text=words, average=dict(unet=mean, text=words), ema=ema.state(), optimiser=optimiser.state_dict(), step=step,
              samples=samples,
              used=clock.used(), shape=args.shape)
 

@@ -112,10 +112,7 @@ def main():
     clock = Clock(args.minutes, state["used"] if state else 0)
 
     def checkpoint():
-        weights = {k: v.clone() for k, v in vae.state_dict().items()}
-        ema.swap()
-        average = {k: v.clone() for k, v in vae.state_dict().items()}
-        ema.swap()
+        weights, average = ema.snapshot(vae)
         save(path, weights=weights, average=average, ema=ema.state(), optimiser=optimiser.state_dict(), step=step, used=clock.used(),
              shape=args.shape)
 

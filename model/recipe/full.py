@@ -211,10 +211,7 @@ def train(args):
         text.compile()
 
     def checkpoint():
-        weights = {k: v.detach().cpu().clone() for k, v in unet.state_dict().items()}
-        ema.swap()
-        average = {k: v.detach().cpu().clone() for k, v in unet.state_dict().items()}
-        ema.swap()
+        weights, average = ema.snapshot(unet)
         words = {k: v.detach().cpu().clone() for k, v in text.state_dict().items()}
         save(args.work / "diffusion.pt", unet=weights, text=words, average=dict(unet=average, text=words), ema=ema.state(),
              optimiser=optimiser.state_dict(), step=step, samples=samples, used=clock.used(), shape=args.shape)

@@ -234,10 +234,7 @@ def main():
 
     def checkpoint():
         outermost(vae, True)
-        weights = {k: v.clone() for k, v in vae.state_dict().items()}
-        ema.swap()
-        average = {k: v.clone() for k, v in vae.state_dict().items()}
-        ema.swap()
+        weights, average = ema.snapshot(vae)
         outermost(vae, outer)
         save(path, weights=weights, average=average, ema=ema.state(), optimiser=optimiser.state_dict(), step=step,
              used=clock.used(), shape=args.shape)

@@ -87,11 +87,13 @@ static gboolean choose_background(MojiOrder *o, const char *asked, const MojiCar
     }
     g_autoptr(GPtrArray) words = g_ptr_array_new();
     for (int i = 0; i < card->n_backgrounds; i++) {
-        if (same_word(asked, card->backgrounds[i].word)) {
-            o->background = g_strdup(card->backgrounds[i].word);
+        const MojiColour *c = &card->backgrounds[i];
+        if (same_word(asked, c->word) ||
+            (c->korean && g_strv_contains((const char *const *)c->korean, asked))) {
+            o->background = g_strdup(c->word);
             return TRUE;
         }
-        g_ptr_array_add(words, card->backgrounds[i].word);
+        g_ptr_array_add(words, c->word);
     }
     if (read_colour(asked, rgb)) {
         o->background = g_strdup(nearest_colour(card, rgb, &distance)->word);

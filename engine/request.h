@@ -22,7 +22,8 @@ typedef struct {
     char *prompt;
     char *negative;   /* NULL or "": none */
     char *style;      /* a style word of the model's card; NULL: the card's default; "none" */
-    char *background; /* a colour word of the card or #rrggbb; NULL: the card's default; "none" */
+    char *background; /* a colour word of the card, also Korean, or #rrggbb; NULL: the card's
+                         default; "none" */
     char *sampler;    /* a name of sampler.h; NULL: the card's */
     char *spacing;    /* of the timesteps, a name of sampler.h; NULL: the model's */
     char *sigmas;     /* likewise */

@@ -321,6 +321,8 @@ static void test_card(void)
     set(&r->style, "Glossy");
     set(&r->background, "WHITE");
     expect_text(r, "text", "red cat, glossy, white background");
+    set(&r->background, "초록색");
+    expect_text(r, "text", "red cat, glossy, green background");
     set(&r->style, "none");
     set(&r->background, "#f0f8f0");
     expect_text(r, "text", "red cat, white background");

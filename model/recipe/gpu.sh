@@ -68,7 +68,7 @@ call() {
     3)  data; latents
         $python diffusion.py $all --part train --minutes "$(minutes 9.7)" --batch "$batch" --lr 1.5e-3 ${few:+--variants 1 --report 2 --workers 1}
         $python diffusion.py $all --part distil --minutes "$(minutes 2)" --batch "$((batch / 2))" --lr 3e-4 --rank 8 ${few:+--variants 1 --report 2}
-        $python export.py --work "$work" --out "$work/moji-mini" --reach all --shape "$shape" --version 3 --steps 20 --guidance 2.5 --distilled lora
+        $python export.py --work "$work" --out "$work/moji-mini" --reach all --shape "$shape" --version 5 --steps 20 --guidance 2.5 --distilled lora
         cp "$work"/moji-mini-lcm.safetensors "$out"
         $python sheet.py --model "$work/moji-mini" --out "$out/names.png" --count "${drawings:-240}" --cell 104 --bf16 || echo "no sheet"
         $python pieces.py pack --work "$work" --out "$out" moji-mini ;;

@@ -4,7 +4,7 @@
     python sheet.py --model DIR --out sheet.png --prompts compositions.tsv    a row's English prompt and the Korean one
     python sheet.py --work DIR --part inner --out vae.png                 reconstructions of the autoencoder
 
-Without --names or --prompts: every name in the model's card, in English, then in Korean. The backgrounds take turns.
+Without --names or --prompts: every name in the model's card, in English or, with --tongue ko, in Korean. The backgrounds take turns.
 """
 import argparse
 import csv
@@ -91,10 +91,8 @@ def drawings(args):
             for i, row in enumerate(csv.DictReader(f, delimiter="\t")):
                 english(i, row["en"]), korean(i, row["ko"])
     else:
-        for i, name in enumerate(card["draws"]["en"]):
-            english(i, name)
-        for i, name in enumerate(card["draws"]["ko"]):
-            korean(i + 1, name)
+        for i, name in enumerate(card["draws"][args.tongue]):
+            english(i, name) if args.tongue == "en" else korean(i, name)
     wanted = wanted[:args.count]
     pictures = []
     many = 8 if device == "cpu" else 64
@@ -117,6 +115,7 @@ def main():
     ap.add_argument("--part", choices=["inner", "decoder", "outer"])
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--names", nargs="+")
+    ap.add_argument("--tongue", choices=["en", "ko"], default="en", help="of the card's names")
     ap.add_argument("--prompts", type=Path)
     ap.add_argument("--count", type=int, default=1000)
     ap.add_argument("--cell", type=int, default=112)

@@ -17,7 +17,7 @@ typedef struct {
 
 /* The tiny model is random numbers, whose attention and edges reach everywhere: parts of it are no
  * more than akin. */
-static const Model models[] = {{"moji-mini", "../../model/moji-mini", NULL, 16, 1.2, 0.35, 0.035},
+static const Model models[] = {{"moji-mini", "../../model/moji-mini", NULL, 16, 1.5, 0.35, 0.035},
                                {"tiny-sd", "tiny-sd", NULL, 4, 32, 33, 0.5},
                                {"tiny-taesd", "tiny-sd", "tiny-taesd", 4, 0.15, 0.1, 0.01}};
 

@@ -516,7 +516,6 @@ static MojiTensor *random_layer(Maker *m, MojiTensor *x)
     }
 }
 
-/* Through tokens and back, so that there are views of outputs and of inputs. */
 /* As wide as x. */
 static MojiTensor *random_linear(Maker *m, MojiTensor *x)
 {
@@ -525,6 +524,7 @@ static MojiTensor *random_linear(Maker *m, MojiTensor *x)
     return moji_linear(m->tape, name, x, (int)x->dim[x->rank - 1], TRUE);
 }
 
+/* Through tokens and back, so that there are views of outputs and of inputs. */
 static MojiTensor *random_attention(Maker *m, MojiTensor *x)
 {
     gint64 tokens[] = {x->dim[0], x->dim[1] * x->dim[2], x->dim[3]};

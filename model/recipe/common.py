@@ -107,6 +107,17 @@ class Team:
         for g, mean in zip(grads, flat.split([g.numel() for g in grads])):
             g.copy_(mean.view_as(g))
 
+    def step(self, loss, optimiser, ema, path):
+        """One step, all together. A gradient that is not finite ends it all before it does harm: path keeps the state of its last
+        checkpoint."""
+        optimiser.zero_grad()
+        loss.backward()
+        self.average_gradients()
+        if not torch.isfinite(torch.nn.utils.clip_grad_norm_(self.params, 1.0)):
+            raise SystemExit(f"a gradient that is not finite; {path.name} keeps the state before")
+        optimiser.step()
+        ema.update()
+
 
 class Ema:
     """Running average of the weights; short memory at first, so that early exports are not the random start."""

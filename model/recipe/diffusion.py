@@ -296,13 +296,7 @@ def train(args):
         for i, said, near, error in zip(pick, words, early.tolist(), errors.tolist()):
             if said and near:
                 hard[i] += 0.1 * (min(1.0, error) - hard[i])
-        optimiser.zero_grad()
-        loss.backward()
-        team.average_gradients()
-        if not torch.isfinite(nn.utils.clip_grad_norm_(params, 1.0)):
-            raise SystemExit(f"step {step}: a gradient that is not finite; {path.name} keeps the state before")
-        optimiser.step()
-        ema.update()
+        team.step(loss, optimiser, ema, path)
         step += 1
         losses.append(loss.item())
         samples += args.batch * team.world

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import CLIPTokenizer
 
 import captions
@@ -134,13 +133,7 @@ def main():
             y = vae.decode(z.clone()).sample
         y = y.float()
         loss = difference(y, x) + frame(y, x) + 2 * frame(y, x, 2) + 2 * unflat(y, x)
-        optimiser.zero_grad()
-        loss.backward()
-        team.average_gradients()
-        if not torch.isfinite(nn.utils.clip_grad_norm_(params, 1.0)):
-            raise SystemExit(f"step {step}: a gradient that is not finite; {path.name} keeps the state before")
-        optimiser.step()
-        ema.update()
+        team.step(loss, optimiser, ema, path)
         if step % 4:
             total.append([(y - x).abs().mean().item() * 127.5, unflat(y, x).item() * 127.5])
         step += 1

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The full recipe on one GPU of the H200's class, in three calls of at most ten minutes each: what each makes is in ../README.md.
+# The full recipe on one GPU of the H200's class, in one go or in three calls of at most ten minutes each: ../README.md.
 #     gpu.sh pack ART       first, where there is a network: the art and the wheels that the GPU's machine may lack, in .gpu
 #     gpu.sh all            on that machine, if it can be had for half an hour at a stretch; otherwise
 #     gpu.sh 1|2|3|sheets   on that machine, from the same checkout, with .gpu there; results in $OUT, at most 8 files of 15 MiB

@@ -272,13 +272,7 @@ def main():
             loss = loss + 5e-4 * kl
         elif outer and step % 4 == 0:
             loss = loss + F.mse_loss(copied.float(), z) / z.var()
-        optimiser.zero_grad()
-        loss.backward()
-        team.average_gradients()
-        if not torch.isfinite(nn.utils.clip_grad_norm_(params, 1.0)):
-            raise SystemExit(f"step {step}: a gradient that is not finite; {path.name} keeps the state before")
-        optimiser.step()
-        ema.update()
+        team.step(loss, optimiser, ema, path)
         step += 1
         total.append([(y.float() - x).abs().mean().item() * 127.5, kl.item(), z.std().item()])
         if step % 50 == 0 and team.rank == 0:
